@@ -1,0 +1,160 @@
+"""Every bound of p2psync. The unit stands last in each name, the reason above it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+
+# content ---------------------------------------------------------------------------------------
+
+# The unit of transfer and proof. The fastest point of every measured path: 64 KiB costs four to six
+# times the CPU, 16 MiB costs up to twice through page faults.
+CHUNK_BYTES: Final = MIB
+
+# Content-defined cutting of files whose format is unknown: average, and bounds a factor of four around it.
+CDC_MIN_BYTES: Final = 64 * KIB
+CDC_AVG_BYTES: Final = 256 * KIB
+CDC_MAX_BYTES: Final = MIB
+
+# A real header of 65,536 tensors is about 8 MiB. A legal header of 92 MB takes seconds to parse.
+TENSOR_HEADER_BYTES_MAX: Final = 16 * MIB
+TENSORS_PER_FILE_MAX: Final = 65_536
+TENSOR_RANK_MAX: Final = 64
+TENSOR_NAME_BYTES_MAX: Final = 1024
+# Trainers write a few dozen values beside the tensors.
+TENSOR_METADATA_MAX: Final = 65_536
+# Readers of headers fetch this much at a time; every skipped tensor of an ONNX file costs one such read.
+READ_AHEAD_BYTES: Final = 16 * KIB
+# The largest tokenisers (440,000 merges, 260,000 tokens) make 12 MiB of GGUF metadata.
+GGUF_HEADER_BYTES_MAX: Final = 64 * MIB
+GGUF_KEYS_MAX: Final = 65_536
+GGUF_KEY_BYTES_MAX: Final = 65_535
+# Arrays of arrays are legal and unknown in real files.
+GGUF_ARRAY_DEPTH_MAX: Final = 4
+GGUF_ARRAYS_MAX: Final = 131_072
+GGUF_ALIGNMENT_MAX: Final = MIB
+# A skeleton of 20,000 nodes has 500,000 fields; this many take a few seconds.
+ONNX_FIELDS_MAX: Final = 4_194_304
+# Messages inside messages. The protobuf libraries stop at the same depth.
+ONNX_DEPTH_MAX: Final = 100
+# Keys that one tensor's external data may have; the format defines five.
+ONNX_ENTRIES_MAX: Final = 64
+
+# manifest --------------------------------------------------------------------------------------
+
+# One signed statement must fit one packet.
+HEAD_BYTES_MAX: Final = KIB
+# The largest honest node is the chunk list of one tensor: 262,144 chunks (256 GiB) are 8 MiB.
+NODE_BYTES_MAX: Final = 16 * MIB
+CHUNKS_PER_BLOB_MAX: Final = 262_144
+# 4 TiB of chunks; their table in memory is about 1 GiB.
+CHUNKS_PER_VERSION_MAX: Final = 4_194_304
+FILES_PER_VERSION_MAX: Final = 65_536
+NODES_PER_VERSION_MAX: Final = 1_048_576
+MANIFEST_BYTES_MAX: Final = 256 * MIB
+FILE_BYTES_MAX: Final = 1 << 46
+NODE_DEPTH_MAX: Final = 16
+# Values in one node: a root with 65,536 files has 460,000. Read without a bound, 16 MiB of them take a gigabyte.
+NODE_ITEMS_MAX: Final = 1_048_576
+# One group of blobs in 32 tensors, on average: a changed tensor makes about 3 KB of group and 1 KB of file node new.
+GROUP_TENSORS_AVG: Final = 32
+# One name in 3,000 would make a longer group.
+GROUP_BLOBS_MAX: Final = 256
+# The largest mixture-of-experts models have 100,000 tensors.
+BLOBS_PER_VERSION_MAX: Final = 1_048_576
+DTYPE_CHARS_MAX: Final = 32
+# What every language can hold in a signed integer.
+INTEGER_MAX: Final = (1 << 63) - 1
+VARIANTS_MAX: Final = 64
+# Names of variants, backends and precisions.
+WORD_CHARS_MAX: Final = 64
+BASES_IN_HEAD_MAX: Final = 3
+BASES_MAX: Final = 64
+PATH_BYTES_MAX: Final = 1024
+# NAME_MAX of every Linux file system.
+PATH_PART_BYTES_MAX: Final = 255
+PATH_PARTS_MAX: Final = 32
+NAME_CHARS_MAX: Final = 96
+TAG_CHARS_MAX: Final = 64
+# Values inside values in a head, unknown ones included.
+HEAD_DEPTH_MAX: Final = 8
+# A version number must survive JSON in any language.
+VERSION_MAX: Final = (1 << 53) - 1
+# How long a head stays fresh for the agent when its publisher does not say.
+REFRESH_AFTER_DEFAULT_S: Final = 30 * 86_400
+
+# trust -----------------------------------------------------------------------------------------
+
+# Floors of 100,000 tags are 12 MB. More is not our file.
+TRUST_FILE_BYTES_MAX: Final = 16 * MIB
+KEY_NAME_CHARS_MAX: Final = 64
+
+# store -----------------------------------------------------------------------------------------
+
+# A pull journals at least this often; what was proved since is proved again after a crash.
+JOURNAL_BYTES_MAX: Final = 8 * MIB
+JOURNAL_INTERVAL_S: Final = 0.25
+# Open files kept for serving.
+OPEN_FILES_MAX: Final = 256
+# `prune` leaves an interrupted pull alone for this long: it is likely to go on.
+PARTIAL_KEEP_S: Final = 7 * 86_400
+# Packs are closed at this size, which publishing holds in memory once.
+PACK_TARGET_BYTES: Final = 32 * MIB
+# Room that a pull leaves free beyond what it needs, for the index and for other programs.
+FREE_RESERVE_BYTES: Final = 16 * MIB
+
+# transport -------------------------------------------------------------------------------------
+
+CONNECT_TIMEOUT_S: Final = 5.0
+# A read may take this long before its first byte, and then as long as its bytes need at the lowest rate.
+RESPONSE_TIMEOUT_S: Final = 10.0
+# 16 connections on a link of 256 kbit/s still get 2 KiB/s each.
+RATE_MIN_BYTES_PER_S: Final = KIB
+# The window over which the lowest rate is judged.
+RATE_WINDOW_S: Final = 10.0
+HTTP_HEAD_BYTES_MAX: Final = 16 * KIB
+# Digests in one batch request, and the bytes that one batch may answer.
+BATCH_DIGESTS_MAX: Final = 1024
+BATCH_BYTES_MAX: Final = 4 * MIB
+# Chunks smaller than this travel in batches.
+BATCH_CHUNK_BYTES_MAX: Final = 256 * KIB
+# Requests kept on one connection ahead of their answers, so that a lane never idles a round trip.
+PIPELINE_REQUESTS_MAX: Final = 4
+# Adjacent chunks of a pack are asked for in one range of at most this.
+RANGE_BYTES_MAX: Final = 4 * MIB
+# Ranges of manifest nodes that are read from an origin at once.
+NODE_LANES: Final = 8
+# Packs of an origin tree.
+PACK_BYTES_MIN: Final = 16 * MIB
+PACK_BYTES_MAX: Final = 64 * MIB
+PACK_INDEX_BYTES_MAX: Final = 256 * MIB
+CONNECTIONS_MAX: Final = 512
+CONNECTIONS_PER_ADDRESS_MAX: Final = 64
+# A client drops a connection that was idle for the first, a server for the second: the client must be the earlier.
+IDLE_CLIENT_S: Final = 10.0
+IDLE_SERVER_S: Final = 60.0
+# The server gives up on a reader slower than this, over a window.
+SERVE_RATE_MIN_BYTES_PER_S: Final = KIB
+SERVE_TIMEOUT_S: Final = 30.0
+
+# Bytes of small chunks or nodes that one connection of the server holds in memory at a time.
+SERVE_PIECE_BYTES_MAX: Final = 128 * KIB
+# Threads that read cold pages ahead of sendfile, so that a cold disk never stalls the event loop.
+COLD_READ_THREADS: Final = 4
+# One line on the control socket: a request, an event, or a result.
+CONTROL_LINE_BYTES_MAX: Final = 4 * MIB
+CONTROL_CONNECTIONS_MAX: Final = 32
+
+# node ------------------------------------------------------------------------------------------
+
+# No proved byte from anywhere for this long ends a pull.
+STALL_S: Final = 30.0
+# Requests in flight to one peer on the LAN; more gained nothing (1: 0.79, 4: 1.25, 8: 1.13, 16: 1.08).
+LAN_LANES: Final = 4
+# One cubic connection at 1 % loss and 50 ms gets a tenth of a 20 Mbit/s line; sixteen get 0.94 of it.
+WAN_LANES: Final = 16
+# Buffers of one chunk each that a pull may hold.
+PULL_BUFFERS: Final = 48
