@@ -1,0 +1,66 @@
+"""Comparing two versions says what an update changes, by file, tensor and layer."""
+
+from __future__ import annotations
+
+import hashlib
+
+from p2psync.content import BlobKind, Digest, FileFormat
+from p2psync.limits import CHUNK_BYTES
+from p2psync.manifest import Blob, ChunkList, File, Manifest, compare, layer_of
+
+
+def tensor(name: str, content: int, length: int = 1000) -> Blob:
+    """A tensor of one chunk whose bytes are told apart by ``content``."""
+    return Blob(BlobKind.TENSOR, length, ChunkList(Digest.of(bytes([content]) * 9)), name, "F32", (length // 4,))
+
+
+def file(path: str, *blobs: Blob) -> File:
+    """A file that holds nothing but these tensors."""
+    size = sum(b.length for b in blobs)
+    sha256 = hashlib.sha256(b"".join(b.chunks.digests for b in blobs)).digest()
+    return File(path, size, sha256, FileFormat.SAFETENSORS, blobs)
+
+
+def test_a_retrained_layer_is_the_only_change() -> None:
+    """One changed tensor marks its file and its layer; everything else is equal and nothing else moves."""
+    a = Manifest((file("w", tensor("h.0.w", 1), tensor("h.1.w", 2), tensor("norm", 3)),))
+    b = Manifest((file("w", tensor("h.0.w", 1), tensor("h.1.w", 9), tensor("norm", 3)),))
+    found = compare(a, b)
+    assert [(f.path, f.change) for f in found.files] == [("w", "changed")]
+    assert found.tensors == {"equal": 2, "moved": 0, "changed": 1, "added": 0, "removed": 0}
+    assert [(x.name, x.change, x.length) for x in found.layers] == [("h.1", "changed", 1000)]
+    assert (found.total_bytes, found.missing_bytes) == (3000, 1000)
+
+
+def test_a_reshard_moves_files_and_no_bytes() -> None:
+    """Tensors that only stand elsewhere cost nothing, under their own name or another."""
+    a = Manifest((file("all", tensor("x", 1), tensor("y", 2)),))
+    b = Manifest((file("one", tensor("x", 1)), file("two", tensor("renamed", 2))))
+    found = compare(a, b)
+    assert [(f.path, f.change) for f in found.files] == [("one", "added"), ("two", "added"), ("all", "removed")]
+    assert found.tensors == {"equal": 1, "moved": 1, "changed": 0, "added": 0, "removed": 1}
+    assert found.missing_bytes == 0
+
+
+def test_a_renamed_file_is_moved() -> None:
+    """The same bytes under another path are a move."""
+    a = Manifest((file("old", tensor("x", 1)),))
+    b = Manifest((file("new", tensor("x", 1)),))
+    assert [(f.path, f.change) for f in compare(a, b).files] == [("new", "moved"), ("old", "removed")]
+
+
+def test_layers_that_come_and_go_are_named() -> None:
+    """A layer whose tensors are all new is added, one that is gone is removed and costs nothing."""
+    a = Manifest((file("w", tensor("h.0.w", 1)),))
+    b = Manifest((file("w", tensor("h.1.w", 2), tensor("h.1.b", 3, CHUNK_BYTES)),))
+    assert [(x.name, x.change, x.length) for x in compare(a, b).layers] == [
+        ("h.1", "added", 1000 + CHUNK_BYTES),
+        ("h.0", "removed", 0),
+    ]
+
+
+def test_layer_names() -> None:
+    """A layer ends with the first number in the tensor's name; without one it is the first part."""
+    assert layer_of("blocks.12.attn1.to_q.weight") == "blocks.12"
+    assert layer_of("encoder.layer.3.output.dense.bias") == "encoder.layer.3"
+    assert layer_of("proj_out.weight") == "proj_out"
