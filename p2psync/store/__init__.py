@@ -1,0 +1,36 @@
+"""What a node has on disk."""
+
+from p2psync.store.incoming import Incoming
+from p2psync.store.locate import Located
+from p2psync.store.store import Store, owner_pid
+from p2psync.store.values import (
+    Damage,
+    DamageKind,
+    Progress,
+    Published,
+    PublishOptions,
+    RemovalReport,
+    Removed,
+    Unfinished,
+    Usage,
+    VerifyReport,
+    VersionInfo,
+)
+
+__all__ = [
+    "Damage",
+    "DamageKind",
+    "Incoming",
+    "Located",
+    "Progress",
+    "PublishOptions",
+    "Published",
+    "RemovalReport",
+    "Removed",
+    "Store",
+    "Unfinished",
+    "Usage",
+    "VerifyReport",
+    "VersionInfo",
+    "owner_pid",
+]

@@ -1,0 +1,160 @@
+"""Write the files of a version to a directory of the user: shared blocks or a copy, or read-only hard links.
+
+All files are staged beside their goal first and then renamed, so a full disk or a crash leaves what was there.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+from p2psync.content import Digest
+from p2psync.errors import DamagedError, ModelNotFoundError, StoreError, UnsafePathError, UsageError
+from p2psync.store import linux
+from p2psync.store.home import disk_errors, free_bytes, full_error, make_folder, remove_tree, sync_folder, sync_tree
+from p2psync.store.index import FileRow
+from p2psync.store.opened import OpenHome
+
+_PREFIX = ".p2psync-export-"
+
+
+def export(opened: OpenHome, name: str, root: Digest, files: Collection[int], to: Path, *, link: bool) -> None:
+    """Write files of an installed version to ``to``. See ``Store.export``."""
+    target = Path(os.path.abspath(to))
+    home = opened.home.path.resolve()
+    if target.resolve() == home or home in target.resolve().parents:
+        raise UsageError(f"{to} is inside the home {home}", hint="export to a directory elsewhere")
+    rows = _rows(opened, name, root, files)
+    with disk_errors(target):
+        existed = target.exists()
+        if existed and not target.is_dir():
+            raise UsageError(f"{to} is no directory")
+        _refuse_symlinks(target, [row.path for row in rows])
+        beside = target if existed else target.parent
+        make_folder(beside)
+        staging = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=beside))
+    try:
+        with disk_errors(target, needed_bytes=sum(row.size for row in rows)):
+            _require_room(opened, rows, staging, link=link)
+            tree = staging / "tree"
+            os.mkdir(tree, 0o755)
+            for row in rows:
+                _put(opened, row, tree / row.path, link=link)
+            sync_tree(tree)
+            if existed:
+                _replace_each(opened, tree, target, [row.path for row in rows])
+            else:
+                os.rename(tree, target)
+                sync_folder(target.parent)
+    finally:
+        _clean(opened, staging)
+
+
+def _rows(opened: OpenHome, name: str, root: Digest, files: Collection[int]) -> list[FileRow]:
+    install = opened.index.install(name, root)
+    if install is None:
+        raise ModelNotFoundError(f"{name}@{root} is not in this home", hint="p2psync ls")
+    rows = [row for row in opened.index.files(install) if row.number in files]
+    if len(rows) != len(set(files)):
+        raise ModelNotFoundError(f"{len(set(files)) - len(rows)} files of {name}@{root} are not in this home")
+    return rows
+
+
+def _refuse_symlinks(target: Path, paths: list[str]) -> None:
+    """A directory below the target that is a link would lead the files elsewhere."""
+    for path in paths:
+        for parent in Path(path).parents:
+            if (target / parent).is_symlink() and parent != Path():
+                raise UnsafePathError(f"{target / parent} is a symbolic link; files are not exported through it")
+
+
+def _require_room(opened: OpenHome, rows: list[FileRow], staging: Path, *, link: bool) -> None:
+    """Say how much is missing before the first byte, where blocks cannot be shared."""
+    copied = [row for row in rows if row.external or not link]
+    if not copied or _shares_blocks(opened, copied[0], staging):
+        return
+    needed = sum(row.size for row in copied)
+    if needed > free_bytes(staging):
+        raise full_error(staging, needed)
+
+
+def _shares_blocks(opened: OpenHome, row: FileRow, staging: Path) -> bool:
+    kept = opened.borrow(row)
+    if kept is None:
+        return False
+    probe = staging / "probe"
+    fd = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        return linux.reflink(kept.fd, fd)
+    finally:
+        os.close(fd)
+        os.unlink(probe)
+        opened.descriptors.release(kept)
+
+
+def _put(opened: OpenHome, row: FileRow, target: Path, *, link: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    kept = opened.borrow(row)
+    if kept is None:
+        raise DamagedError(
+            f"{row.path} of {row.install.name}@{row.install.root} changed since it was proved",
+            hint=f"p2psync verify {row.install.name}@{row.install.root} --repair --from URL",
+        )
+    try:
+        if link and not row.external and row.install.source is None:
+            _link(opened, row, kept.fd, target)
+        else:
+            _copy(row, kept.fd, target)
+        if not opened.still(row, kept.fd):
+            raise DamagedError(f"{row.path} changed while it was exported; nothing was written to the target")
+    finally:
+        opened.descriptors.release(kept)
+
+
+def _link(opened: OpenHome, row: FileRow, fd: int, target: Path) -> None:
+    try:
+        with opened.changing() as changes:
+            fresh = opened.index.file(row.id)
+            done = fresh is not None and changes.link(fd, opened.path(row), target, fresh.identity)
+    except OSError as error:
+        raise StoreError(
+            f"{target} cannot be a hard link to the store: {error.strerror}", hint="leave out --link to copy"
+        ) from error
+    if not done:
+        raise DamagedError(f"{row.path} changed while it was exported; nothing was written to the target")
+
+
+def _copy(row: FileRow, source_fd: int, target: Path) -> None:
+    fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        if not linux.reflink(source_fd, fd):
+            linux.reserve(fd, row.size)
+            if linux.copy_range(source_fd, 0, fd, 0, row.size) != row.size:
+                raise DamagedError(f"{row.path} is shorter than when it was proved")
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _replace_each(opened: OpenHome, tree: Path, target: Path, paths: list[str]) -> None:
+    for path in paths:
+        goal = target / path
+        if goal.is_dir() and not goal.is_symlink():
+            raise UsageError(f"{goal} is a directory where a file must go")
+        make_folder(goal.parent)
+    with opened.changing() as changes:
+        for path in paths:
+            changes.replace(tree / path, target / path)
+    for folder in {(target / path).parent for path in paths}:
+        sync_folder(folder)
+
+
+def _clean(opened: OpenHome, staging: Path) -> None:
+    """Remove what is left of the staging directory; links in it are names of proved files."""
+    with opened.changing() as changes, disk_errors(staging):
+        for folder, _, names in os.walk(staging):
+            for name in names:
+                changes.unlink(Path(folder) / name)
+        remove_tree(staging)

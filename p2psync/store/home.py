@@ -1,0 +1,217 @@
+"""Where everything of a home stands, and how small files get there so that a power cut leaves old or new.
+
+Theory of operation: contents, then name, then directory. A name appears only by a rename after the bytes
+behind it are on disk, and the rename is believed only after its directory is on disk too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from p2psync.content import Digest
+from p2psync.errors import DamagedError, P2PSyncError, StoreError, StoreFullError, StoreUnwritableError
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class Identity(NamedTuple):
+    """What tells a file from any other, and from itself after a write."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, facts: os.stat_result) -> Identity:
+        """The identity in what ``stat`` says."""
+        return cls(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+
+    def same_bytes(self, other: Identity) -> bool:
+        """Whether only ctime may differ: what a link, a chmod or an unlink of ours leaves."""
+        return self[:4] == other[:4]
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The paths of a home. Nothing here touches the disk."""
+
+    path: Path
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that owns the home."""
+        return self.path / "lock"
+
+    @property
+    def index(self) -> Path:
+        """The SQLite file. It can be rebuilt from everything else."""
+        return self.path / "index.db"
+
+    @property
+    def heads(self) -> Path:
+        """Signed heads, by name."""
+        return self.path / "heads"
+
+    @property
+    def manifests(self) -> Path:
+        """The nodes of each version, one file each."""
+        return self.path / "manifests"
+
+    @property
+    def models(self) -> Path:
+        """Installed versions."""
+        return self.path / "models"
+
+    @property
+    def partial(self) -> Path:
+        """Versions that are being pulled."""
+        return self.path / "partial"
+
+    @property
+    def staging(self) -> Path:
+        """What no crash may leave behind: emptied when the home is opened."""
+        return self.path / "publishing"
+
+    def version(self, name: str, root: Digest) -> Path:
+        """The directory of an installed version."""
+        return self.models / name / root.hex()
+
+    def nodes(self, root: Digest) -> Path:
+        """The file that holds the nodes of a version."""
+        return self.manifests / f"{root.hex()}.nodes"
+
+    def create(self) -> None:
+        """Make the home and its folders, for this user alone.
+
+        Raises:
+            StoreUnwritableError: it cannot be made or written.
+        """
+        with disk_errors(self.path):
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.heads, self.manifests, self.models, self.partial, self.staging):
+                folder.mkdir(exist_ok=True)
+
+
+@contextmanager
+def disk_errors(path: Path, *, needed_bytes: int = 0) -> Iterator[None]:
+    """Turn what the operating system says about a disk into errors of ours.
+
+    Raises:
+        StoreFullError: the file system of ``path`` is full.
+        StoreUnwritableError: it refuses writes.
+        DamagedError: it cannot read what it holds.
+        StoreError: anything else that it says.
+    """
+    try:
+        yield
+    except P2PSyncError:
+        raise
+    except OSError as error:
+        where = error.filename or path
+        if error.errno in _FULL:
+            raise full_error(path, needed_bytes) from error
+        if error.errno in _UNWRITABLE:
+            raise StoreUnwritableError(
+                f"{where} cannot be written: {os.strerror(error.errno)}", hint="check the owner and the mount options"
+            ) from error
+        if error.errno == errno.EIO:
+            raise DamagedError(f"the disk cannot read or write {where}", hint="p2psync verify --repair") from error
+        raise StoreError(f"{where}: {error.strerror or error}") from error
+
+
+def full_error(path: Path, needed_bytes: int) -> StoreFullError:
+    """The error of a file system without room for ``needed_bytes`` more."""
+    free = free_bytes(path)
+    needed = max(needed_bytes, 1)
+    return StoreFullError(
+        f"the disk of {path} is full: {needed} bytes are needed and {free} are free",
+        needed_bytes=needed,
+        free_bytes=free,
+        hint="make room (p2psync prune -n shows what can go), then run the same command: what arrived is kept",
+    )
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that this user may still write to the file system of ``path``."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    facts = os.statvfs(path)
+    return facts.f_bavail * facts.f_frsize
+
+
+def write_durably(path: Path, data: bytes | bytearray, *, mode: int = 0o644) -> None:
+    """Put a small file in place: after a power cut it holds what it held before, or ``data``."""
+    make_folder(path.parent)
+    scratch = path.with_name(f".{path.name}.new")
+    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(scratch, path)
+    sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Make a directory and what leads to it, each durable in its parent."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a directory survive a power cut."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_tree(top: Path) -> None:
+    """Make the names in a directory and in all below it survive a power cut."""
+    for folder, _, _ in os.walk(top):
+        sync_folder(Path(folder))
+
+
+def remove_durably(path: Path) -> bool:
+    """Remove a file; False when there is none."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    sync_folder(path.parent)
+    return True
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory that nobody reads any more; no fault when there is none."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+def read_file(path: Path) -> bytes | None:
+    """The bytes of a small file, None when there is none."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None

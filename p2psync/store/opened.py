@@ -1,0 +1,164 @@
+"""An opened home: what the parts of the store share, and the rule by which a file counts as proved.
+
+A file is what was proved as long as its identity (device, inode, size, mtime, ctime) is the recorded one. It is
+compared before bytes are served or reused; where it differs the file is withdrawn until it is proved again. What we
+ourselves do to an inode (link, unlink, chmod, rename) changes its ctime: that happens inside ``changing``, which
+records the new identity under the lock, and whoever sees a difference looks once more under the same lock.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from p2psync.content import Digest
+from p2psync.store.descriptors import Descriptors, Kept
+from p2psync.store.heads import Heads
+from p2psync.store.home import READ_FLAGS, Home, Identity
+from p2psync.store.index import FileRow, Index, InstallRow
+from p2psync.store.manifests import Manifests
+
+if TYPE_CHECKING:
+    from p2psync.store.incoming import Incoming
+
+
+@dataclass
+class OpenHome:
+    """The shared parts.
+
+    ``withdrawn`` holds row ids of files whose identity differs from the recorded one, ``busy`` the roots that are
+    being brought or are about to be, ``running`` those whose chunks can be read meanwhile.
+    """
+
+    home: Home
+    index: Index
+    heads: Heads
+    manifests: Manifests
+    write: bool
+    descriptors: Descriptors = field(default_factory=Descriptors)
+    own: threading.RLock = field(default_factory=threading.RLock)
+    withdrawn: set[int] = field(default_factory=set)
+    running: dict[Digest, Incoming] = field(default_factory=dict)
+    busy: set[Digest] = field(default_factory=set)
+
+    def folder(self, install: InstallRow) -> Path:
+        """Where a version stands: its own directory, or where its publisher keeps it."""
+        return Path(install.source) if install.source else self.home.version(install.name, install.root)
+
+    def path(self, file: FileRow) -> Path:
+        """Where an installed file stands."""
+        return self.folder(file.install) / file.path
+
+    def borrow(self, file: FileRow) -> Kept | None:
+        """The open file, if it is the one that was proved; None, and withdrawn, if it is not. Release it later."""
+        if file.id in self.withdrawn or not file.good:
+            return None
+        key = (file.id, file.identity.dev, file.identity.ino)
+        try:
+            kept = self.descriptors.acquire(key, lambda: os.open(self.path(file), READ_FLAGS))
+        except OSError:
+            self.withdrawn.add(file.id)
+            return None
+        if self.still(file, kept.fd):
+            return kept
+        self.descriptors.release(kept)
+        self.descriptors.drop(key)
+        return None
+
+    def still(self, file: FileRow, fd: int) -> bool:
+        """Whether an open file is what was proved; withdraws it if not."""
+        if Identity.of(os.fstat(fd)) == file.identity:
+            return True
+        with self.own:
+            fresh = self.index.file(file.id)
+            if fresh is not None and fresh.good and Identity.of(os.fstat(fd)) == fresh.identity:
+                return True
+            self.withdrawn.add(file.id)
+        return False
+
+    def withdraw_changed(self) -> None:
+        """Compare every file with its record: what changed while nobody looked is not served from now on."""
+        for file in self.index.all_files():
+            if file.good and self.identity_on_disk(file) != file.identity:
+                self.withdrawn.add(file.id)
+
+    def identity_on_disk(self, file: FileRow) -> Identity | None:
+        """What stands at a file's path now; None when that is no regular file."""
+        try:
+            facts = os.lstat(self.path(file))
+        except OSError:
+            return None
+        return Identity.of(facts) if stat.S_ISREG(facts.st_mode) else None
+
+    def proved(self, file: FileRow) -> bool:
+        """Whether a file is recorded as good and has not been seen to change."""
+        return file.good and file.id not in self.withdrawn
+
+    @contextmanager
+    def changing(self) -> Iterator[Changes]:
+        """Hold the lock for short metadata changes of our own, then record the identities that they gave."""
+        with self.own:
+            changes = Changes()
+            try:
+                yield changes
+            finally:
+                if changes.pairs:
+                    self.index.reidentify(changes.pairs)
+
+
+class Changes:
+    """Collects what our own calls did to inodes."""
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[Identity, Identity]] = []
+
+    def link(self, source_fd: int, source: Path, target: Path, proved: Identity) -> bool:
+        """Hard link ``source`` to ``target`` if the open ``source_fd`` still is the proved file of that name.
+
+        Raises:
+            OSError: the file system refused the link.
+        """
+        if Identity.of(os.fstat(source_fd)) != proved:
+            return False
+        os.link(source, target, follow_symlinks=False)
+        after = Identity.of(os.fstat(source_fd))
+        # The name may have been given to another file between the two calls: then the link is to that one.
+        if not after.same_bytes(proved) or not after.same_bytes(Identity.of(os.lstat(target))):
+            os.unlink(target)
+            return False
+        self.pairs.append((proved, after))
+        return True
+
+    def unlink(self, path: Path) -> None:
+        """Remove one name of a file. Its other names stay proved."""
+        with suppress(FileNotFoundError), self._watching(path):
+            os.unlink(path)
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Rename a file over another. The other names of both stay proved."""
+        with self._watching(source), self._watching(target):
+            os.replace(source, target)
+
+    @contextmanager
+    def _watching(self, path: Path) -> Iterator[None]:
+        """Record what happens to the inode behind a name that other names share."""
+        try:
+            shared = os.lstat(path).st_nlink > 1
+            fd = os.open(path, READ_FLAGS) if shared else None
+        except OSError:
+            fd = None
+        if fd is None:
+            yield
+            return
+        try:
+            before = Identity.of(os.fstat(fd))
+            yield
+            self.pairs.append((before, Identity.of(os.fstat(fd))))
+        finally:
+            os.close(fd)

@@ -1,0 +1,275 @@
+"""Publish a directory: read every file once, and commit all of it or nothing.
+
+A snapshot stands in a staging directory until it is whole. The order of commit is: nodes, the head of the version,
+the files (one rename), the tag, the index. A crash before the rename leaves nothing that anybody names; after it,
+opening the home finds the files and finishes.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2psync.content import Digest, Layout, file_layout
+from p2psync.errors import InvalidReferenceError, ModelNotFoundError, UsageError
+from p2psync.manifest import (
+    Blob,
+    File,
+    Head,
+    Manifest,
+    Reference,
+    SigningKey,
+    Tree,
+    build_tree,
+    chunk_table,
+    peek_head,
+    sign_head,
+)
+from p2psync.store import linux, origin_tree
+from p2psync.store.hashing import ShortReadError, TwoThreads, blobs_from_cut, cut_file, equals
+from p2psync.store.heads import resolve
+from p2psync.store.home import Identity, disk_errors, make_folder, remove_tree
+from p2psync.store.index import FileRow, unpack_cut
+from p2psync.store.opened import OpenHome
+from p2psync.store.records import file_facts, identities, install_row, installed, move_in
+from p2psync.store.scan import OpenSource, Source, SourceFile, changed_error, scan
+from p2psync.store.settings import choose_files
+from p2psync.store.values import Meter, Progress, Published, PublishOptions
+
+_MODE = 0o444
+
+
+def publish(
+    opened: OpenHome,
+    folder: Path,
+    reference: Reference,
+    key: SigningKey,
+    options: PublishOptions,
+    progress: Progress,
+) -> Published:
+    """Make a signed version of what stands in ``folder``. See ``Store.publish``."""
+    if reference.digest is not None:
+        raise InvalidReferenceError(f"{reference} names a digest, and publishing makes a new one")
+    folder = folder.resolve()
+    _require_apart(opened, folder, in_place=options.in_place)
+    bases = tuple(_base(opened, base) for base in options.bases)
+    source = scan(folder)
+    work = _Work(opened, source, progress)
+    with disk_errors(opened.home.staging, needed_bytes=source.size):
+        staging = Path(tempfile.mkdtemp(dir=opened.home.staging))
+    try:
+        files = work.read_in_place() if options.in_place else work.snapshot(staging)
+        variants = choose_files(source.variants, [file.path for file in files])
+        manifest = Manifest(tuple(files), variants, bases)
+        tree = build_tree(manifest)
+        new_bytes = sum(c.length for c in chunk_table(manifest) if not opened.index.spots(c.digest))
+        with opened.own, disk_errors(opened.home.path):
+            before = opened.heads.tags(reference.name).get(reference.tag)
+            head = _head(opened, reference, tree.root, manifest, options)
+            envelope = sign_head(head, key)
+            _commit(opened, work, staging, _Version(manifest, tree, head, envelope), in_place=options.in_place)
+    finally:
+        with disk_errors(staging):
+            remove_tree(staging)
+    signed = peek_head(envelope)
+    origin = None
+    if options.origin_tree is not None:
+        origin = origin_tree.write(opened, options.origin_tree, manifest, tree, signed, envelope)
+    unchanged = before is not None and before.root == tree.root
+    return Published(signed, envelope, len(files), new_bytes, unchanged, origin)
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    manifest: Manifest
+    tree: Tree
+    head: Head
+    envelope: bytes
+
+
+def _commit(opened: OpenHome, work: _Work, staging: Path, version: _Version, *, in_place: bool) -> None:
+    head, manifest = version.head, version.manifest
+    every = range(len(manifest.files))
+    opened.manifests.put(version.tree, manifest)
+    opened.heads.put_digest(version.envelope, head)
+    facts = file_facts(manifest, every)
+    if installed(opened, head.name, head.root, every) is not None:
+        opened.heads.put_tag(version.envelope, head)
+        return
+    source = work.source.folder if in_place else None
+    where = source or opened.home.version(head.name, head.root)
+    if source is not None:
+        opened.heads.put_source(head.name, head.root, source)
+    else:
+        move_in(opened, staging, where, [file.path for file in manifest.files], whole=True)
+    opened.heads.put_tag(version.envelope, head)
+    opened.index.add(install_row(head.name, head.root, manifest, source), identities(where, facts, work.proved))
+    if source is None:
+        opened.heads.drop_source(head.name, head.root)
+    opened.index.checkpoint()
+
+
+def _head(opened: OpenHome, reference: Reference, root: Digest, manifest: Manifest, options: PublishOptions) -> Head:
+    known = opened.heads.highest_version(reference.name, reference.tag)
+    if options.origin_tree is not None:
+        known = max(known, origin_tree.highest_version(options.origin_tree, reference.name, reference.tag))
+    return Head(
+        reference.name,
+        reference.tag,
+        known + 1,
+        root,
+        manifest.size,
+        options.now_unix_s,
+        expires=None if options.expires_s is None else options.now_unix_s + options.expires_s,
+        bases=manifest.bases,
+    )
+
+
+def _base(opened: OpenHome, reference: Reference) -> Digest:
+    if reference.digest is not None:
+        return reference.digest
+    envelope = resolve(opened.heads, reference)
+    if envelope is None:
+        raise ModelNotFoundError(f"the base {reference} is not in this home", hint="p2psync ls")
+    return peek_head(envelope).root
+
+
+def _require_apart(opened: OpenHome, folder: Path, *, in_place: bool) -> None:
+    """A home must not publish itself, nor call its own files somebody else's."""
+    home = opened.home.path.resolve()
+    if home == folder or folder in home.parents:
+        raise UsageError(f"{folder} holds the home {home} itself", hint="use --home elsewhere, or publish less")
+    if in_place and home in folder.parents:
+        raise UsageError(f"{folder} is inside the home {home}", hint="publish it without --in-place")
+
+
+class _Work:
+    """One reading of a source. ``proved`` has each file's identity when its bytes were hashed."""
+
+    def __init__(self, opened: OpenHome, source: Source, progress: Progress) -> None:
+        self.opened = opened
+        self.source = source
+        self.proved: dict[int, Identity] = {}
+        self._meter = Meter(progress, source.size)
+
+    def read_in_place(self) -> list[File]:
+        """Hash every file where it is."""
+        files = []
+        with TwoThreads() as threads:
+            for number, entry in enumerate(self.source.files):
+                with OpenSource(self.source.folder, entry.path) as source:
+                    layout = self._layout(entry, source)
+                    known = self._known(source, entry, layout, mine=False)
+                    files.append(known[1] if known else self._hash(threads, source, entry, layout, None))
+                    source.require_unchanged()
+                    self.proved[number] = source.identity
+        self._meter.tell()
+        return files
+
+    def snapshot(self, staging: Path) -> list[File]:
+        """Copy every file to ``staging``: a link to an equal file of ours, else shared blocks, else a copy."""
+        files = []
+        with TwoThreads() as threads:
+            for number, entry in enumerate(self.source.files):
+                target = staging / entry.path
+                with (
+                    disk_errors(staging, needed_bytes=entry.size),
+                    OpenSource(self.source.folder, entry.path) as source,
+                ):
+                    make_folder(target.parent)
+                    layout = self._layout(entry, source)
+                    known = None if entry.external else self._known(source, entry, layout, mine=True)
+                    if known is not None and self._link(known[0], target):
+                        files.append(known[1])
+                    else:
+                        files.append(self._copy(threads, source, entry, layout, target))
+                    source.require_unchanged()
+                    self.proved[number] = Identity.of(os.lstat(target))
+        self._meter.tell()
+        return files
+
+    def _layout(self, entry: SourceFile, source: OpenSource) -> Layout:
+        return file_layout(entry.path, source.identity.size, source.read_at, entry.external)
+
+    def _known(
+        self, source: OpenSource, entry: SourceFile, layout: Layout, *, mine: bool
+    ) -> tuple[FileRow, File] | None:
+        """An installed file with the same bytes. Costs one chunk of reading where there is none."""
+        for row, packed in self.opened.index.alike(source.identity.size, entry.path):
+            if not self.opened.proved(row) or (mine and row.install.source):
+                continue
+            cut = list(unpack_cut(packed))
+            blobs = blobs_from_cut(layout, cut)
+            if blobs is None:
+                continue
+            before = self._meter.done
+            if self._equals(source, cut):
+                return row, self._file(entry, layout, blobs, row.sha256)
+            self._meter.done = before
+        return None
+
+    def _equals(self, source: OpenSource, cut: list[tuple[Digest, int]]) -> bool:
+        try:
+            return equals(source.fd, cut, self._meter.advance)
+        except ShortReadError:
+            return False
+
+    def _link(self, row: FileRow, target: Path) -> bool:
+        kept = self.opened.borrow(row)
+        if kept is None:
+            return False
+        try:
+            with self.opened.changing() as changes:
+                fresh = self.opened.index.file(row.id)
+                return fresh is not None and changes.link(kept.fd, self.opened.path(row), target, fresh.identity)
+        except OSError:
+            # Too many links, or a file system without them: a copy does.
+            return False
+        finally:
+            self.opened.descriptors.release(kept)
+
+    def _copy(self, threads: TwoThreads, source: OpenSource, entry: SourceFile, layout: Layout, target: Path) -> File:
+        fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            if linux.reflink(source.fd, fd):
+                source.require_unchanged()
+                file = self._hash(threads, source, entry, layout, None, read_fd=fd)
+            else:
+                linux.reserve(fd, source.identity.size)
+                file = self._hash(threads, source, entry, layout, fd)
+            os.fchmod(fd, _MODE)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        return file
+
+    def _hash(
+        self,
+        threads: TwoThreads,
+        source: OpenSource,
+        entry: SourceFile,
+        layout: Layout,
+        copy_fd: int | None,
+        read_fd: int | None = None,
+    ) -> File:
+        def copy(piece: memoryview, offset: int) -> None:
+            if copy_fd is not None:
+                linux.write_at(copy_fd, piece, offset)
+
+        try:
+            cut = cut_file(
+                threads,
+                source.fd if read_fd is None else read_fd,
+                layout,
+                copy if copy_fd is not None else None,
+                self._meter.advance,
+            )
+        except ShortReadError as error:
+            raise changed_error(self.source.folder / entry.path) from error
+        return self._file(entry, layout, cut.blobs, cut.sha256)
+
+    def _file(self, entry: SourceFile, layout: Layout, blobs: tuple[Blob, ...], sha256: bytes) -> File:
+        size = sum(span.length for span in layout.spans)
+        return File(entry.path, size, sha256, layout.format, blobs, bool(entry.external))

@@ -1,0 +1,109 @@
+"""What the index records of a version, from its manifest; and whether that is still what stands on the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2psync.content import Digest
+from p2psync.manifest import File, Manifest
+from p2psync.store.home import Identity, make_folder, sync_folder, sync_tree
+from p2psync.store.index import InstallRow, NewFile, pack_cut, pack_runs
+from p2psync.store.opened import OpenHome
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """One file of a version: its number, what the manifest says, its chunks and their numbers as the index has them."""
+
+    number: int
+    file: File
+    cut: bytes
+    runs: bytes
+
+    def record(self, identity: Identity | None) -> NewFile:
+        """The file as proved with ``identity``, or as damaged (None)."""
+        file = self.file
+        return NewFile(self.number, file.path, file.size, file.sha256, file.external, self.cut, self.runs, identity)
+
+
+def file_facts(manifest: Manifest, files: Collection[int]) -> list[FileFacts]:
+    """The facts of some files of a version, in manifest order."""
+    numbers: dict[Digest, int] = {}
+    wanted = set(files)
+    facts = []
+    for number, file in enumerate(manifest.files):
+        chunks = [chunk for blob in file.blobs for chunk in blob.chunks.walk(blob.length)]
+        own = [numbers.setdefault(digest, len(numbers)) for digest, _ in chunks]
+        if number in wanted:
+            facts.append(FileFacts(number, file, pack_cut(chunks), pack_runs(own)))
+    return facts
+
+
+def count_chunks(manifest: Manifest) -> int:
+    """How many distinct chunks a version has."""
+    return len({d for file in manifest.files for blob in file.blobs for d, _ in blob.chunks.walk(blob.length)})
+
+
+def install_row(name: str, root: Digest, manifest: Manifest, source: Path | None = None) -> InstallRow:
+    """A version that is to be recorded; its row id is not known yet."""
+    variants = json.dumps({v.name: list(_variant_files(manifest, v.files)) for v in manifest.variants})
+    where = os.fspath(source) if source else None
+    return InstallRow(0, name, root, where, manifest.size, len(manifest.files), count_chunks(manifest), variants)
+
+
+def _variant_files(manifest: Manifest, own: Sequence[int]) -> list[int]:
+    claimed = {number for variant in manifest.variants for number in variant.files}
+    return [n for n in range(len(manifest.files)) if n in own or n not in claimed]
+
+
+def installed(opened: OpenHome, name: str, root: Digest, files: Collection[int]) -> Path | None:
+    """Where a version stands if all of ``files`` are there and are what was proved; None otherwise."""
+    install = opened.index.install(name, root)
+    if install is None:
+        return None
+    good = set()
+    for file in opened.index.files(install):
+        if file.number in files and opened.proved(file):
+            if opened.identity_on_disk(file) == file.identity:
+                good.add(file.number)
+            else:
+                opened.withdrawn.add(file.id)
+    return opened.folder(install) if good >= set(files) else None
+
+
+def move_in(opened: OpenHome, staged: Path, target: Path, paths: Sequence[str], *, whole: bool) -> None:
+    """Move proved files from a staging directory to where a version stands, durably.
+
+    Args:
+        opened: The home.
+        staged: The directory they are in.
+        target: The directory of the version. Files that stand there under other names stay.
+        paths: The files.
+        whole: Whether ``staged`` holds nothing else, so that one rename can do where nothing stands yet.
+    """
+    sync_tree(staged)
+    make_folder(target.parent)
+    if whole and not target.exists():
+        os.rename(staged, target)
+        sync_folder(target.parent)
+        return
+    for path in paths:
+        make_folder((target / path).parent)
+    with opened.changing() as changes:
+        for path in paths:
+            changes.replace(staged / path, target / path)
+    for folder in {(target / path).parent for path in paths}:
+        sync_folder(folder)
+
+
+def identities(folder: Path, facts: Sequence[FileFacts], proved: dict[int, Identity]) -> list[NewFile]:
+    """Records of files that were just moved in; one that is no longer what was proved is recorded as damaged."""
+    records = []
+    for fact in facts:
+        now = Identity.of(os.lstat(folder / fact.file.path))
+        records.append(fact.record(now if now.same_bytes(proved[fact.number]) else None))
+    return records

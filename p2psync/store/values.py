@@ -1,0 +1,199 @@
+"""What the store takes and gives: plain values with their JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from p2psync.content import Digest
+from p2psync.limits import MIB
+from p2psync.manifest import Head, Reference
+
+# Events as dictionaries with an ``event`` key.
+Progress = Callable[[dict[str, Any]], None]
+_PROGRESS_BYTES = 32 * MIB
+
+
+def ignore(_event: dict[str, Any]) -> None:
+    """A progress that nobody follows."""
+
+
+class Meter:
+    """Counts bytes that were read, and tells a progress of it now and then."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._told = 0
+        self.done = 0
+
+    def advance(self, count: int) -> None:
+        """Some more bytes are done."""
+        self.done += count
+        if self.done - self._told >= _PROGRESS_BYTES:
+            self.tell()
+
+    def tell(self) -> None:
+        """Say how far it is now."""
+        self._told = self.done
+        self._progress({"event": "hashing", "done": min(self.done, self._total), "total": self._total})
+
+
+@dataclass(frozen=True, slots=True)
+class PublishOptions:
+    """How to publish. ``expires_s`` is a span from ``now_unix_s``, both in seconds; None never expires."""
+
+    now_unix_s: int
+    bases: tuple[Reference, ...] = ()
+    in_place: bool = False
+    expires_s: int | None = None
+    origin_tree: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a publish made. ``new_bytes`` counts bytes in chunks that the store did not have.
+
+    ``unchanged`` is whether the tag already named the same bytes. ``origin`` counts what was added to an origin tree.
+    """
+
+    head: Head
+    envelope: bytes
+    files: int
+    new_bytes: int
+    unchanged: bool
+    origin: dict[str, int] | None
+
+    @property
+    def root(self) -> Digest:
+        """The digest of the version."""
+        return self.head.root
+
+
+@dataclass(frozen=True, slots=True)
+class VersionInfo:
+    """One version in the store.
+
+    ``size`` counts the bytes of all its files, ``disk_bytes`` the blocks of those that stand here (a file that
+    several versions share counts in each). ``fragile`` versions stand where their publisher keeps them, outside the
+    home. ``files`` of ``files_total`` are here and were not seen to change; ``variants`` are those that are whole.
+    """
+
+    name: str
+    root: Digest
+    tags: dict[str, int]
+    pinned: bool
+    size: int
+    disk_bytes: int
+    fragile: bool
+    files: int
+    files_total: int
+    damaged: int
+    variants: tuple[str, ...]
+    created: int
+    path: Path
+
+    @property
+    def complete(self) -> bool:
+        """Whether every file of the version is here and was not seen to change."""
+        return self.files == self.files_total
+
+
+class DamageKind(StrEnum):
+    """What is wrong with a file."""
+
+    CHANGED = "changed"
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+    # A symlink, a directory or a FIFO stands where a file must be.
+    REPLACED = "replaced"
+    # Every chunk proves, and the SHA-256 that was signed beside them is of other bytes.
+    MISLABELLED = "mislabelled"
+    # The nodes that say what the files must be are lost; pulling the version again brings them. The path is empty.
+    MANIFEST = "manifest"
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One damaged file of one version. ``ranges`` are (offset, length) in bytes, as far as they are known."""
+
+    name: str
+    root: Digest
+    path: str
+    kind: DamageKind
+    ranges: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes are wrong."""
+        return sum(length for _, length in self.ranges)
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``verify --json`` prints it."""
+        return {
+            "name": self.name,
+            "digest": str(self.root),
+            "path": self.path,
+            "kind": self.kind.value,
+            "ranges": [list(r) for r in self.ranges],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What ``verify`` read and what it found. Counts are of files and of bytes."""
+
+    files: int
+    bytes: int
+    damages: tuple[Damage, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``verify --json`` prints it."""
+        return {"files": self.files, "bytes": self.bytes, "damaged": [d.to_json() for d in self.damages]}
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """One thing that went, or would go. ``bytes`` is what its removal alone frees on the disk."""
+
+    kind: str
+    what: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalReport:
+    """What ``rm`` or ``prune`` removed, or would remove. ``freed_bytes`` counts blocks that no other name keeps."""
+
+    removed: tuple[Removed, ...]
+    freed_bytes: int
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A pull that did not end, running or not.
+
+    ``done_bytes`` of ``total_bytes`` were written, proved or not; ``disk_bytes`` are the blocks that it holds.
+    """
+
+    root: Digest
+    name: str
+    done_bytes: int
+    total_bytes: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a home takes on its disk, in bytes."""
+
+    models_bytes: int
+    partial_bytes: int
+    free_bytes: int
+    versions: int
+    withdrawn: int
+    unfinished: tuple[Unfinished, ...] = field(default_factory=tuple)
