@@ -1,0 +1,314 @@
+"""What a node serves: heads, nodes, chunks and inventories, read-only, to whoever may connect.
+
+Every path is taken apart by hand into a name or 64 hex digits, so there is nothing to traverse; the library is
+asked for those and answers with bytes or None. A chunk's file is compared with its recorded identity before
+its first byte is sent and after its last: where it changed meanwhile the connection breaks before the answer
+is complete, so nobody takes it for whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from p2psync import limits
+from p2psync.content import DIGEST_BYTES, Digest
+from p2psync.errors import InvalidReferenceError, MalformedError
+from p2psync.manifest import Reference
+from p2psync.transport.frames import ABSENT, LATER, LENGTH, decode_digests
+from p2psync.transport.gate import Gate
+from p2psync.transport.heads import PROTOCOL
+from p2psync.transport.readers import ReaderWatch
+from p2psync.transport.sending import DiskThreads, Located, Sender, read_exactly
+
+_HEAD: Final = re.compile(r"/v1/heads/([^?#%]+)/(?:tags/([^/?#%]+)|digests/([0-9a-f]{64}))")
+# A test holds this equal to p2psync.__version__: the package's front door leads to every room, so no room imports it.
+SOFTWARE: Final = "p2psync/0.1.0"
+_SPOKEN: Final = {"P2PSync-Protocol": PROTOCOL}
+_NAMED: Final = {"Server": "p2psync"}
+_BY_DIGEST: Final = re.compile(r"/v1/(nodes|chunks|have)/([0-9a-f]{64})")
+
+
+class Library(Protocol):
+    """What a server serves from. Its calls are quick; all but ``locate`` may wait for a disk."""
+
+    def head(self, name: str, selector: str) -> bytes | None:
+        """The signed head of a name by tag or by ``b3:`` digest."""
+
+    def node(self, digest: Digest) -> bytes | None:
+        """A manifest node."""
+
+    def locate(self, digest: Digest) -> Located | None:
+        """Where a chunk stands, with its file's identity compared now. Called in the event loop."""
+
+    def inventory(self, root: Digest) -> bytes | None:
+        """Which chunks of a version are here: a bitset, LSB first, manifest order."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeLimits:
+    """What one server allows. Tests shrink these; everything else uses the limits."""
+
+    connections_max: int = limits.CONNECTIONS_MAX
+    connections_per_address_max: int = limits.CONNECTIONS_PER_ADDRESS_MAX
+    idle_s: float = limits.IDLE_SERVER_S
+    timeout_s: float = limits.SERVE_TIMEOUT_S
+    rate_min_bytes_per_s: float = limits.SERVE_RATE_MIN_BYTES_PER_S
+
+
+class Server:
+    """An HTTP/1.1 server on top of a library. For one event loop."""
+
+    def __init__(
+        self,
+        library: Library,
+        *,
+        node_id: str,
+        site: str = "",
+        pace: Callable[[int], float] | None = None,
+        on_sent: Callable[[str, int], None] | None = None,
+        allowed: ServeLimits | None = None,
+    ) -> None:
+        """Prepare to serve.
+
+        Args:
+            library: Called from the event loop and from threads.
+            node_id: Said to whoever asks ``/v1/node``.
+            site: Likewise.
+            pace: Given a number of bytes that are about to be sent, says how many seconds to wait before.
+            on_sent: Told (address of the reader, bytes) after body bytes were handed to the kernel.
+            allowed: Connection caps and deadlines.
+        """
+        self._library = library
+        self._about = {"protocol": int(PROTOCOL), "node": node_id, "site": site, "software": SOFTWARE}
+        self._allowed = allowed or ServeLimits()
+        self._disk = DiskThreads()
+        watch = ReaderWatch(self._allowed.timeout_s, self._allowed.rate_min_bytes_per_s)
+        self._sender = Sender(watch, pace, on_sent)
+        self._gate: Gate | None = None
+
+    async def start(self, host: str, port: int) -> str:
+        """Listen. An empty ``host`` means all interfaces; port 0 picks a free one. Returns the URL.
+
+        Raises:
+            NetworkError: the address cannot be listened on.
+        """
+        self._gate = Gate(
+            self._answer,
+            connections_max=self._allowed.connections_max,
+            per_address_max=self._allowed.connections_per_address_max,
+            idle_s=self._allowed.idle_s,
+        )
+        address, bound_port = await self._gate.listen(host, port)
+        return f"http://[{address}]:{bound_port}" if ":" in address else f"http://{address}:{bound_port}"
+
+    async def stop(self, grace_s: float) -> None:
+        """Accept nothing more, finish what is being answered within ``grace_s``, then break what is left."""
+        if self._gate is not None:
+            await self._gate.stop(grace_s)
+        self._disk.close()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            if request.method == "GET":
+                return await self._get(request)
+            if request.method == "POST":
+                return await self._post(request)
+        except ConnectionError:
+            return _plain(500, "the connection is gone")  # Nobody is there to read it.
+        return _plain(405, "only GET and POST are answered", Allow="GET, POST")
+
+    async def _get(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.raw_path
+        by_digest = _BY_DIGEST.fullmatch(path)
+        if by_digest is not None:
+            digest = Digest(bytes.fromhex(by_digest[2]))
+            if by_digest[1] == "chunks":
+                return await self._chunk(request, digest)
+            read = self._library.node if by_digest[1] == "nodes" else self._library.inventory
+            data = await self._disk.run(lambda: read(digest))
+            return _plain(404, f"{by_digest[1]}: not here") if data is None else await self._whole(request, data)
+        head = _HEAD.fullmatch(path)
+        if head is not None:
+            return await self._head(request, head[1], head[2], head[3])
+        if path == "/v1/node":
+            return web.json_response(self._about, headers={**_SPOKEN, **_NAMED})
+        return _plain(404, "no such resource")
+
+    async def _head(self, request: web.BaseRequest, name: str, tag: str | None, root: str | None) -> web.StreamResponse:
+        envelope = None
+        with suppress(InvalidReferenceError):  # What cannot be a name is not here either.
+            reference = Reference(name) if tag is None else Reference(name, tag)
+            selector = f"b3:{root}" if tag is None else reference.tag
+            envelope = await self._disk.run(lambda: self._library.head(reference.name, selector))
+        if envelope is None:
+            return _plain(404, "head: not here", **_SPOKEN)
+        etag = f'"{Digest.of(envelope).hex()[:32]}"'
+        headers = {**_SPOKEN, "ETag": etag}
+        known = [tag.strip().removeprefix("W/") for tag in request.headers.get("If-None-Match", "").split(",")]
+        if etag in known or "*" in known:
+            return web.Response(status=304, headers={**headers, **_NAMED})
+        return web.Response(body=envelope, content_type="application/json", headers={**headers, **_NAMED})
+
+    async def _chunk(self, request: web.BaseRequest, digest: Digest) -> web.StreamResponse:
+        located = self._library.locate(digest)
+        if located is None:
+            return _plain(404, "chunk: not here")
+        try:
+            try:
+                await self._disk.warm(located)
+            except OSError:
+                return _plain(404, "chunk: cannot be read")
+            response = web.StreamResponse(headers={"Content-Length": str(located.length), **_NAMED})
+            await response.prepare(request)
+            transport = request.transport
+            if transport is not None:
+                try:
+                    await self._sender.file(transport, located)
+                except OSError:
+                    transport.abort()
+            return response
+        finally:
+            located.release()
+
+    async def _whole(self, request: web.BaseRequest, data: bytes) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(len(data)), **_NAMED})
+        await response.prepare(request)
+        for place in range(0, len(data), limits.SERVE_PIECE_BYTES_MAX):
+            if not await self._write(request, response, data[place : place + limits.SERVE_PIECE_BYTES_MAX]):
+                break
+        return response
+
+    async def _write(self, request: web.BaseRequest, response: web.StreamResponse, data: bytes) -> bool:
+        transport = request.transport
+        if transport is None:
+            return False
+        try:
+            await self._sender.data(transport, data, response.write)
+        except OSError:
+            transport.abort()
+            return False
+        return True
+
+    async def _post(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.raw_path not in ("/v1/nodes", "/v1/chunks"):
+            return _plain(404, "no such resource")
+        length = request.content_length
+        if length is None:
+            return _plain(411, "a batch needs a Content-Length")
+        if length > limits.BATCH_DIGESTS_MAX * DIGEST_BYTES:
+            return _plain(413, f"a batch has at most {limits.BATCH_DIGESTS_MAX} digests")
+        try:
+            async with asyncio.timeout(self._allowed.timeout_s):
+                digests = decode_digests(await request.content.readexactly(length) if length else b"")
+        except MalformedError as error:
+            return _plain(400, str(error))
+        except (TimeoutError, asyncio.IncompleteReadError):
+            return _plain(408, "the batch did not arrive in time")
+        return await (self._nodes if request.raw_path == "/v1/nodes" else self._chunks)(request, digests)
+
+    async def _nodes(self, request: web.BaseRequest, digests: list[Digest]) -> web.StreamResponse:
+        lengths = await self._disk.run(lambda: self._node_lengths(digests))
+        return await self._frames(request, list(zip(digests, lengths, strict=True)), self._library.node)
+
+    def _node_lengths(self, digests: list[Digest]) -> list[int]:
+        lengths: list[int] = []
+        total = 0
+        for digest in digests:
+            if total > limits.BATCH_BYTES_MAX:
+                lengths.append(LATER)
+                continue
+            node = self._library.node(digest)
+            if node is not None:
+                total += len(node)
+            over = node is not None and total > limits.BATCH_BYTES_MAX and total != len(node)
+            lengths.append(ABSENT if node is None else LATER if over else len(node))
+        return lengths
+
+    async def _chunks(self, request: web.BaseRequest, digests: list[Digest]) -> web.StreamResponse:
+        lengths = await self._disk.run(lambda: [self._chunk_length(digest) for digest in digests])
+        if sum(length for length in lengths if length != ABSENT) > limits.BATCH_BYTES_MAX:
+            return _plain(413, f"a batch is answered with at most {limits.BATCH_BYTES_MAX} bytes")
+        return await self._frames(request, list(zip(digests, lengths, strict=True)), self._read_chunk)
+
+    def _chunk_length(self, digest: Digest) -> int:
+        located = self._library.locate(digest)
+        if located is None:
+            return ABSENT
+        try:
+            return located.length
+        finally:
+            located.release()
+
+    def _read_chunk(self, digest: Digest) -> bytes | None:
+        located = self._library.locate(digest)
+        if located is None:
+            return None
+        try:
+            data = read_exactly(located)
+            return data if located.intact() else None
+        except OSError:
+            return None
+        finally:
+            located.release()
+
+    async def _frames(
+        self,
+        request: web.BaseRequest,
+        frames: Sequence[tuple[Digest, int]],
+        read: Callable[[Digest], bytes | None],
+    ) -> web.StreamResponse:
+        """Answer a batch piece by piece. What changed since its length was said breaks the connection."""
+        total = sum(LENGTH.size + _size(length) for _, length in frames)
+        response = web.StreamResponse(headers={"Content-Length": str(total), **_NAMED})
+        await response.prepare(request)
+        for piece in _pieces(frames):
+            data = await self._disk.run(partial(_gather, piece, read))
+            if data is None or not await self._write(request, response, data):
+                if request.transport is not None:
+                    request.transport.abort()
+                break
+        return response
+
+
+def _size(length: int) -> int:
+    return 0 if length in (ABSENT, LATER) else length
+
+
+def _pieces(frames: Sequence[tuple[Digest, int]]) -> Iterator[list[tuple[Digest, int]]]:
+    """Group frames so that a slow reader pins little memory."""
+    piece: list[tuple[Digest, int]] = []
+    held = 0
+    for digest, length in frames:
+        size = LENGTH.size + _size(length)
+        if piece and held + size > limits.SERVE_PIECE_BYTES_MAX:
+            yield piece
+            piece, held = [], 0
+        piece.append((digest, length))
+        held += size
+    if piece:
+        yield piece
+
+
+def _gather(piece: list[tuple[Digest, int]], read: Callable[[Digest], bytes | None]) -> bytes | None:
+    """The bytes of some frames, or None where one of them is no longer what was said. Runs in a thread."""
+    parts = []
+    for digest, length in piece:
+        parts.append(LENGTH.pack(length))
+        if length not in (ABSENT, LATER):
+            data = read(digest)
+            if data is None or len(data) != length:
+                return None
+            parts.append(data)
+    return b"".join(parts)
+
+
+def _plain(status: int, text: str, **headers: str) -> web.Response:
+    return web.Response(status=status, text=text + "\n", headers={**headers, **_NAMED})

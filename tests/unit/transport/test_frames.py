@@ -1,0 +1,53 @@
+"""Batches are framed and read back, and nothing that does not fit is believed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2psync.content import Digest
+from p2psync.errors import MalformedError
+from p2psync.limits import BATCH_DIGESTS_MAX
+from p2psync.transport.frames import ABSENT, LATER, LENGTH, decode_digests, encode_digests, read_frames
+
+BODIES = st.lists(st.one_of(st.binary(max_size=40), st.sampled_from([ABSENT, LATER])), max_size=30)
+
+
+def framed(bodies: list[bytes | int]) -> bytes:
+    return b"".join(LENGTH.pack(body) if isinstance(body, int) else LENGTH.pack(len(body)) + body for body in bodies)
+
+
+@given(BODIES)
+def test_frames_are_read_back(bodies: list[bytes | int]) -> None:
+    """Every frame comes back: its bytes, or why there are none."""
+    answer = framed(bodies)
+    read = [
+        length if length in (ABSENT, LATER) else answer[place : place + length]
+        for place, length in read_frames(answer, len(bodies))
+    ]
+    assert read == bodies
+
+
+@given(BODIES.filter(len), st.data())
+def test_cut_or_extended_answers_are_refused(bodies: list[bytes | int], data: st.DataObject) -> None:
+    """An answer that ends early or goes on is refused, and no frame ever reaches beyond it."""
+    answer = framed(bodies)
+    cut = answer[: data.draw(st.integers(0, len(answer) - 1))]
+    for broken in (cut, answer + b"x"):
+        with pytest.raises(MalformedError):
+            for place, length in read_frames(broken, len(bodies)):
+                assert length in (ABSENT, LATER) or place + length <= len(broken)
+
+
+@given(st.lists(st.binary(min_size=32, max_size=32).map(Digest), min_size=1, max_size=20))
+def test_digests_are_read_back(digests: list[Digest]) -> None:
+    """The body of a batch request is its digests."""
+    assert decode_digests(encode_digests(digests)) == digests
+
+
+@pytest.mark.parametrize("length", [0, 31, 33, 32 * (BATCH_DIGESTS_MAX + 1)])
+def test_batches_of_no_digests_are_refused(length: int) -> None:
+    """A request body is 1 to the cap of whole digests."""
+    with pytest.raises(MalformedError):
+        decode_digests(bytes(length))
