@@ -1,0 +1,1 @@
+"""The terminal: arguments, environment, text and JSON, progress, exit codes."""

@@ -1,0 +1,241 @@
+"""Answers as people read them: the text for each object that ``docs/cli.md`` describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from p2psync.cli.text import (
+    day,
+    duration,
+    moment,
+    pairs,
+    plural,
+    printable,
+    short_digest,
+    short_reference,
+    size,
+    table,
+)
+
+Json = Mapping[str, Any]
+
+
+def published(result: Json) -> list[str]:
+    """What a publish did."""
+    scope = f"{plural(result['files'], 'file')}, {size(result['bytes'])}, {size(result['new_bytes'])} of it new"
+    lines = [f"version {result['version']}: {scope}, in {duration(result['seconds'])}"]
+    if (origin := result["origin"]) is not None:
+        lines.append(f"origin tree: {plural(origin['packs'], 'pack')} written, {size(origin['bytes'])}")
+    return lines
+
+
+def pulled(result: Json) -> list[str]:
+    """What a pull did, and where its bytes came from."""
+    counted = result["bytes"]
+    name = f"version {result['version']} of {result['reference']} ({short_digest(result['digest'])})"
+    if result["unchanged"]:
+        return [f"{name} is here already"]
+    fetched = counted["patched"] + counted["lan"] + counted["wan"]
+    rows = [
+        ("installed", f"{name}, {size(counted['total'])} in {duration(result['seconds'])}"),
+        ("reused", size(counted["reused"]) if counted["reused"] else ""),
+        ("patched", size(counted["patched"]) if counted["patched"] else ""),
+        ("lan", size(counted["lan"]) + " from peers" if counted["lan"] else ""),
+        ("wan", size(counted["wan"]) + " from outside" if counted["wan"] else ""),
+    ]
+    rate = f"{size(round(fetched / result['seconds']))}/s" if fetched and result["seconds"] > 0 else ""
+    return pairs([*rows, ("rate", rate)])
+
+
+def pull_plan(result: Json) -> list[str]:
+    """What a pull would move."""
+    counted, disk = result["bytes"], result["disk"]
+    return pairs(
+        [
+            ("version", f"{result['reference']}@{result['digest']}"),
+            ("size", size(counted["total"])),
+            ("reused", size(counted["reused"])),
+            ("patched", size(counted["patched"]) if counted["patched"] else ""),
+            ("to move", size(counted["missing"])),
+            ("disk", f"{size(disk['needed'])} needed, {size(disk['free'])} free"),
+        ]
+    )
+
+
+def models(rows: Sequence[Json]) -> list[str]:
+    """The table of ``ls``."""
+    if not rows:
+        return []
+    head = ("REFERENCE", ">VER", "DIGEST", ">SIZE", ">ON DISK", "SIGNER", "CREATED", "NOTE")
+    return table(
+        head,
+        [
+            (
+                short_reference(row["reference"]),
+                str(row["version"]),
+                short_digest(row["digest"]),
+                size(row["size"]),
+                size(row["disk_bytes"]),
+                row["signer"][:8],
+                day(row["created"]),
+                _note(row),
+            )
+            for row in rows
+        ],
+    )
+
+
+def version(result: Json) -> list[str]:
+    """The text of ``show``."""
+    expires = moment(result["expires"]) if result["expires"] is not None else "never"
+    lines = [result["reference"], ""]
+    lines += pairs(
+        [
+            ("version", str(result["version"])),
+            ("signer", result["signer"]),
+            ("created", moment(result["created"])),
+            ("expires", expires),
+            ("size", f"{size(result['size'])}, {size(result['disk_bytes'])} of it here"),
+            ("path", result["path"] or ""),
+            ("note", _note(result)),
+            ("bases", " ".join(short_digest(base) for base in result["bases"])),
+        ]
+    )
+    lines += ["", *_files(result["files"])]
+    if result["variants"]:
+        lines += ["", *_variants(result["variants"])]
+    return lines
+
+
+def difference(result: Json) -> list[str]:
+    """The text of ``diff``."""
+    counted, tensors = result["bytes"], result["tensors"]
+    changes = ", ".join(f"{tensors[name]} {name}" for name in ("equal", "moved", "changed", "added", "removed"))
+    lines = pairs(
+        [
+            ("from", short_reference(result["a"])),
+            ("to", short_reference(result["b"])),
+            ("tensors", changes),
+            ("to move", f"{size(counted['missing'])} of {size(counted['total'])}, {size(counted['reused'])} reused"),
+        ]
+    )
+    files = [(file["change"], file["path"]) for file in result["files"] if file["change"] != "equal"]
+    layers = [
+        (layer["change"], layer["name"], size(layer["bytes"]) if layer["bytes"] else "") for layer in result["layers"]
+    ]
+    lines += ["", *table(("CHANGE", "FILE"), files)] if files else ["", "all files are equal"]
+    return [*lines, "", *table(("CHANGE", "LAYER", ">TO MOVE"), layers)] if layers else lines
+
+
+def removal(result: Json) -> list[str]:
+    """What ``rm`` did."""
+    gone = "would be removed" if result["dry_run"] else "removed"
+    lines = [f"tag {tag} {gone}" for tag in result["tags"]]
+    if result["removed"]:
+        return [*lines, f"version {short_digest(result['digest'])} {gone}, {_freed(result)}"]
+    return [*lines, f"version {short_digest(result['digest'])} stays: something still names it"]
+
+
+def pruned(result: Json) -> list[str]:
+    """What ``prune`` did."""
+    rows = [(row["kind"], short_reference(row["reference"] or "-"), size(row["bytes"])) for row in result["removed"]]
+    lines = table(("KIND", "REFERENCE", ">SIZE"), rows) if rows else []
+    return [*lines, _freed(result)]
+
+
+def verified(result: Json) -> list[str]:
+    """One line per problem, then what was read."""
+    lines = [
+        printable(f"{row['reason']}  {row['path']}  {size(row['bytes'])}  {short_reference(row['reference'])}")
+        for row in result["damage"]
+    ]
+    lines += [
+        f"repaired  {short_reference(row['reference'])}, {size(row['fetched_bytes'])} fetched"
+        for row in result["repaired"]
+    ]
+    checked = result["checked"]
+    scope = f"{plural(checked['versions'], 'version')}, {plural(checked['files'], 'file')}, {size(checked['bytes'])}"
+    return [*lines, f"{'proved' if result['ok'] else 'read'} {scope} in {duration(result['seconds'])}"]
+
+
+def status(result: Json) -> list[str]:
+    """The text of ``status``."""
+    store = result["store"]
+    node = f"{result['serving']} (pid {result['pid']})" if result["serving"] else "not running"
+    if result["pid"] is not None and not result["serving"]:
+        node = f"busy (pid {result['pid']})"
+    lines = pairs(
+        [
+            ("home", result["home"]),
+            ("serve", node),
+            ("node", result["node"] or "none yet"),
+            ("models", f"{plural(result['models'], 'version')}, {size(store['bytes'])}"),
+            ("partial", size(store["partial_bytes"]) if store["partial_bytes"] else ""),
+            ("free", size(store["free"])),
+        ]
+    )
+    running = [(row["reference"], _share(row), _amount(row)) for row in result["transfers"]]
+    waiting = [(f"{row['name']}@{row['digest']}", _share(row), _amount(row)) for row in result["partials"]]
+    for title, rows in (("PULLING", running), ("UNFINISHED", waiting)):
+        if rows:
+            lines += ["", *table((title, ">DONE", ">BYTES"), [(short_reference(n), s, a) for n, s, a in rows])]
+    return lines
+
+
+def keys(rows: Sequence[Json], first: str, name: str) -> list[str]:
+    """The table of ``key ls`` and ``trust ls``."""
+    return table((first, "KEY"), [(row[name], row["key"]) for row in rows]) if rows else []
+
+
+def _files(files: Sequence[Json]) -> list[str]:
+    head = ("FILE", ">SIZE", "FORMAT", ">TENSORS", ">CHUNKS", "NOTE")
+    return table(
+        head,
+        [
+            (
+                file["path"],
+                size(file["size"]),
+                file["format"],
+                str(file["tensors"]) if file["tensors"] else "",
+                str(file["chunks"]),
+                "" if file["installed"] else "not here",
+            )
+            for file in files
+        ],
+    )
+
+
+def _variants(variants: Sequence[Json]) -> list[str]:
+    head = ("VARIANT", ">FILES", ">SIZE", "BACKEND", "PRECISION", ">MEMORY", "NOTE")
+    return table(
+        head,
+        [
+            (
+                variant["name"],
+                str(variant["files"]),
+                size(variant["size"]),
+                variant["backend"],
+                variant["precision"],
+                size(variant["memory_bytes"]) if variant["memory_bytes"] else "",
+                ", ".join(["default"] * variant["default"] + ["not here"] * (not variant["installed"])),
+            )
+            for variant in variants
+        ],
+    )
+
+
+def _note(row: Json) -> str:
+    return ", ".join(["unfinished"] * (not row["installed"]) + ["fragile"] * row["fragile"])
+
+
+def _freed(result: Json) -> str:
+    return f"{size(result['freed_bytes'])} {'would be freed' if result['dry_run'] else 'freed'}"
+
+
+def _share(row: Json) -> str:
+    return f"{row['done'] / row['total']:.0%}" if row["total"] else ""
+
+
+def _amount(row: Json) -> str:
+    return f"{size(row['done'])} of {size(row['total'])}"

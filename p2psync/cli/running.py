@@ -1,0 +1,113 @@
+"""Run a verb that waits: an event loop, progress, a log, and signals that end it in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from p2psync.cli import progress
+from p2psync.cli.output import Output
+from p2psync.cli.stopping import EXIT_INTERRUPTED, Interrupted, Terminated
+
+T = TypeVar("T")
+Options = Mapping[str, Any]
+Emit = Callable[[dict[str, Any]], None]
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_SHOW_CURSOR: Final = b"\x1b[?25h\r\n"
+
+
+def operate(verb: str, args: dict[str, Any], options: Options, out: Output, *, on_event: Emit | None = None) -> Any:
+    """Run one verb of ``p2psync.node.operations`` and return its result.
+
+    Args:
+        verb: Its name there.
+        args: Its arguments, JSON values.
+        options: Those of this command line.
+        on_event: Sees each event before the progress display does.
+
+    Raises:
+        Interrupted: a signal ended it. What was proved is kept.
+        P2PSyncError: what the verb raises.
+    """
+    from p2psync.node import operations
+
+    log_to_stderr(out)
+    wanted = not options["no_progress"]
+    display = progress.choose(f"{verb} {args.get('reference') or ''}".rstrip(), out, wanted=wanted, environ=os.environ)
+
+    def emit(event: dict[str, Any]) -> None:
+        if event.get("event") == "result":
+            display.close()
+        if on_event is not None:
+            on_event(event)
+        display.take(event)
+
+    try:
+        return asyncio.run(interruptible(operations.run(Path(options["home"]), verb, args, emit)))
+    finally:
+        display.close()
+
+
+async def interruptible(work: Coroutine[Any, Any, T]) -> T:
+    """Await ``work``; the first signal cancels it, a second one ends the process at once.
+
+    Raises:
+        Interrupted: a signal came.
+    """
+    task = asyncio.ensure_future(work)
+    caught: list[signal.Signals] = []
+
+    def stop(number: signal.Signals) -> None:
+        caught.append(number)
+        task.cancel()
+
+    watch_signals(stop)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if caught:
+            raise (Terminated if caught[0] == signal.SIGTERM else Interrupted) from None
+        raise
+
+
+def watch_signals(stop: Callable[[signal.Signals], None]) -> None:
+    """Call ``stop`` on the first interrupt or SIGTERM; on the next one the process is gone.
+
+    Work in threads cannot be cancelled, and the store survives a kill at any moment: so the second signal
+    does not wait for anybody.
+    """
+    loop = asyncio.get_running_loop()
+
+    def first(number: signal.Signals) -> None:
+        for each in _SIGNALS:
+            loop.add_signal_handler(each, _vanish)
+        stop(number)
+
+    for each in _SIGNALS:
+        loop.add_signal_handler(each, first, each)
+
+
+def _vanish() -> None:
+    """End the process at once, with the cursor that a bar may have hidden."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        os.write(sys.stderr.fileno(), _SHOW_CURSOR)
+    os._exit(EXIT_INTERRUPTED)
+
+
+def log_to_stderr(out: Output) -> None:
+    """Send the log of this program to standard error: warnings, and with ``--verbose`` everything of ours."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            out.say(f"{record.levelname.lower()}: {record.name}: {record.getMessage()}")
+
+    logging.basicConfig(level=logging.ERROR if out.quiet else logging.WARNING, handlers=[Handler()], force=True)
+    if out.verbose:
+        logging.getLogger("p2psync").setLevel(logging.DEBUG)

@@ -1,0 +1,225 @@
+"""The verbs that change a store, run here or handed to the process that owns it.
+
+One process owns a home. A verb opens the store when it is free; when a ``serve`` owns it, the verb and its
+arguments travel to that process over a Unix socket and the events and the result come back, so the same call
+works in both cases. Arguments and results are JSON values; paths are absolute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from p2psync.errors import P2PSyncError, SourceUnreachableError, StoreLockedError, UsageError
+from p2psync.manifest import Reference
+from p2psync.node.names import SOCKET_NAME
+from p2psync.node.pull import WATCH_S, Pull, PullRequest
+from p2psync.node.repair import repair
+from p2psync.store import PublishOptions, Store
+from p2psync.transport import call
+from p2psync.trust import Keyring
+
+Emit = Callable[[dict[str, Any]], None]
+Args = Mapping[str, Any]
+
+
+@dataclass
+class Owner:
+    """The process that owns a store: what its verbs share. ``transfers`` is what ``status`` shows."""
+
+    store: Store
+    transfers: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _busy: dict[str, asyncio.Lock] = field(default_factory=dict)
+
+    def turn(self, name: str) -> asyncio.Lock:
+        """Two pulls of one model go one after the other; the second finds what the first brought."""
+        return self._busy.setdefault(name, asyncio.Lock())
+
+
+async def run(home: Path, verb: str, args: Args, emit: Emit) -> dict[str, Any]:
+    """Run one verb on the store of ``home``, in this process or in the one that owns it.
+
+    Raises:
+        StoreLockedError: another process owns the home and takes no verbs; its pid is named.
+        P2PSyncError: what the verb itself raises.
+    """
+    try:
+        store = await asyncio.to_thread(Store.open, home)
+    except StoreLockedError as locked:
+        socket = home / SOCKET_NAME
+        if not socket.exists():
+            raise
+        try:
+            return await call(socket, verb, dict(args), emit)
+        except SourceUnreachableError as error:
+            # Nobody listens: the socket is what an earlier owner left, and the present one takes no verbs.
+            if isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError):
+                raise locked from None
+            raise
+    try:
+        return await perform(Owner(store), verb, args, emit)
+    finally:
+        await asyncio.shield(asyncio.to_thread(store.close))
+
+
+async def perform(owner: Owner, verb: str, args: Args, emit: Emit) -> dict[str, Any]:
+    """Run one verb in the process that owns the store.
+
+    Raises:
+        UsageError: there is no such verb.
+    """
+    work = _VERBS.get(verb)
+    if work is None:
+        raise UsageError(f"the owner of this home knows no verb {verb!r}", hint="restart its p2psync serve")
+    return await work(owner, args, emit)
+
+
+async def _publish(owner: Owner, args: Args, emit: Emit) -> dict[str, Any]:
+    began_s = time.monotonic()
+    store = owner.store
+    to, expires_s = args.get("to"), args.get("expires_s")
+    options = PublishOptions(
+        bases=tuple(Reference.parse(base) for base in args.get("bases") or ()),
+        in_place=bool(args.get("in_place")),
+        expires_s=int(expires_s) if expires_s is not None else None,
+        now_unix_s=int(time.time()),
+        origin_tree=Path(to) if to else None,
+    )
+    key = Keyring(store.home / "keys").signing_key(args["key"])
+    reference = Reference.parse(args["reference"])
+    published = await asyncio.to_thread(store.publish, Path(args["dir"]), reference, key, options, _from_thread(emit))
+    head = published.head
+    return {
+        "reference": f"{head.name}:{head.tag}@{head.root}",
+        "digest": str(head.root),
+        "version": head.version,
+        "bytes": head.size,
+        "new_bytes": published.new_bytes,
+        "files": published.files,
+        "seconds": round(time.monotonic() - began_s, 3),
+        "origin": published.origin,
+    }
+
+
+async def _pull(owner: Owner, args: Args, emit: Emit) -> dict[str, Any]:
+    request = PullRequest.parse(args)
+    if args.get("watch"):
+        return await _watch(owner, request, emit)
+    return await _pull_once(owner, request, emit)
+
+
+async def _pull_once(owner: Owner, request: PullRequest, emit: Emit) -> dict[str, Any]:
+    async with owner.turn(request.reference.name):
+        number = id(request)
+        transfer: dict[str, Any] = {"reference": str(request.reference), "done": 0, "total": 0, "lan": 0, "wan": 0}
+
+        def follow(event: dict[str, Any]) -> None:
+            transfer.update({k: event[k] for k in ("done", "total", "lan", "wan") if k in event})
+            emit(event)
+
+        owner.transfers[number] = transfer
+        try:
+            # Where in the order each source is first asked: it differs from pull to pull, so that nodes spread.
+            start = random.randrange(1 << 16)  # noqa: S311 - nothing secret hangs on it
+            return await Pull(owner.store, request, follow, start=start).run()
+        finally:
+            del owner.transfers[number]
+
+
+async def _watch(owner: Owner, request: PullRequest, emit: Emit) -> dict[str, Any]:
+    """Pull, and go on taking each new version of the tag until cancelled. Faults are told and waited out."""
+    if request.reference.digest is not None:
+        raise UsageError(
+            "--watch follows a tag, and a digest never moves", hint=f"leave out @{request.reference.digest}"
+        )
+    last: str | None = None
+    while True:
+        try:
+            result = await _pull_once(owner, request, emit)
+            if result["digest"] != last:
+                last = result["digest"]
+                emit({"event": "result", "result": result})
+        except P2PSyncError as error:
+            if not error.retryable:
+                raise
+            emit({"event": "waiting", "reason": str(error), "retry_s": WATCH_S})
+        await asyncio.sleep(WATCH_S)
+
+
+async def _tag(owner: Owner, args: Args, _emit: Emit) -> dict[str, Any]:
+    key = Keyring(owner.store.home / "keys").signing_key(args["key"])
+    head = await asyncio.to_thread(
+        owner.store.tag, Reference.parse(args["reference"]), args["tag"], key, int(time.time())
+    )
+    return {"reference": f"{head.name}:{head.tag}@{head.root}", "digest": str(head.root), "version": head.version}
+
+
+async def _remove(owner: Owner, args: Args, _emit: Emit) -> dict[str, Any]:
+    reference = Reference.parse(args["reference"])
+    root, _ = await asyncio.to_thread(owner.store.resolve, reference)
+    report = await asyncio.to_thread(owner.store.remove, reference, dry_run=bool(args.get("dry_run")))
+    return {
+        "reference": str(reference),
+        "digest": str(root),
+        "tags": [r.what.rpartition(":")[2] for r in report.removed if r.kind == "tag"],
+        "removed": any(r.kind == "version" for r in report.removed),
+        "freed_bytes": report.freed_bytes,
+        "dry_run": report.dry_run,
+    }
+
+
+async def _prune(owner: Owner, args: Args, _emit: Emit) -> dict[str, Any]:
+    report = await asyncio.to_thread(owner.store.prune, dry_run=bool(args.get("dry_run")))
+    return {
+        "removed": [{"kind": r.kind, "reference": r.what, "bytes": r.bytes} for r in report.removed],
+        "freed_bytes": report.freed_bytes,
+        "dry_run": report.dry_run,
+    }
+
+
+async def _verify(owner: Owner, args: Args, emit: Emit) -> dict[str, Any]:
+    """Read every byte again. The answer says what is wrong; whoever asked decides what that means."""
+    began_s = time.monotonic()
+    text = args.get("reference")
+    reference = Reference.parse(text) if text else None
+    report = await asyncio.to_thread(owner.store.verify, reference, _from_thread(emit))
+    repaired: list[dict[str, Any]] = []
+    if args.get("repair") and report.damages:
+        sources = tuple((s["url"], s["kind"]) for s in args.get("sources") or ())
+        repaired = await repair(owner.store, report, sources, emit)
+        report = await asyncio.to_thread(owner.store.verify, reference, _from_thread(emit))
+    return {
+        "ok": not report.damages,
+        "checked": {"versions": 1 if reference else len(owner.store.versions()), "files": report.files, "bytes": report.bytes},
+        "damage": [
+            {"reference": f"{d.name}@{d.root}", "path": d.path, "reason": d.kind.value, "bytes": d.bytes}
+            for d in report.damages
+        ],
+        "repaired": repaired,
+        "seconds": round(time.monotonic() - began_s, 3),
+    }
+
+
+def _from_thread(emit: Emit) -> Emit:
+    """Progress that a worker thread tells reaches ``emit`` in the event loop."""
+    loop = asyncio.get_running_loop()
+
+    def tell(event: dict[str, Any]) -> None:
+        loop.call_soon_threadsafe(emit, event)
+
+    return tell
+
+
+_VERBS: dict[str, Callable[[Owner, Args, Emit], Awaitable[dict[str, Any]]]] = {
+    "publish": _publish,
+    "pull": _pull,
+    "tag": _tag,
+    "rm": _remove,
+    "prune": _prune,
+    "verify": _verify,
+}

@@ -1,0 +1,236 @@
+"""One pull, from a reference to a proved, installed version."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from p2psync.content import Digest
+from p2psync.errors import ModelNotFoundError, P2PSyncError, UsageError, VariantNotFoundError, WrongHeadError
+from p2psync.manifest import Head, Manifest, Reference, Tree, TreeReader, Variant, chunk_table, files_of
+from p2psync.node.fetch import Fetch
+from p2psync.node.resolve import EtagMemory, Resolved, resolve
+from p2psync.node.sources import SourceSet
+from p2psync.store import Store
+from p2psync.trust import TrustStore, accept
+
+Emit = Callable[[dict[str, Any]], None]
+
+WATCH_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """What a pull was asked for. ``sources`` are (url, kind) with kind ``lan`` or ``wan``."""
+
+    reference: Reference
+    sources: tuple[tuple[str, str], ...] = ()
+    to: Path | None = None
+    link: bool = False
+    variant: str | None = None
+    dry_run: bool = False
+    offline: bool = False
+
+    @classmethod
+    def parse(cls, args: Mapping[str, Any]) -> PullRequest:
+        """Read the arguments of the verb ``pull`` as the control socket carries them."""
+        to = args.get("to")
+        if args.get("link") and not to:
+            raise UsageError("--link needs --to", hint="p2psync pull REF --to DIR --link")
+        return cls(
+            Reference.parse(args["reference"]),
+            tuple((s["url"], s["kind"]) for s in args.get("sources") or ()),
+            Path(to) if to else None,
+            bool(args.get("link")),
+            args.get("variant"),
+            bool(args.get("dry_run")),
+            bool(args.get("offline")),
+        )
+
+    def reachable_sources(self) -> tuple[tuple[str, str], ...]:
+        """The sources that may be asked: all, or offline only those that are files."""
+        return tuple(s for s in self.sources if not self.offline or s[0].startswith("file:"))
+
+
+class Pull:
+    """One run of ``request`` into ``store``. Interrupting it loses nothing that was proved."""
+
+    def __init__(self, store: Store, request: PullRequest, emit: Emit, *, start: int = 0) -> None:
+        self._store = store
+        self._request = request
+        self._emit = emit
+        self._start = start
+        self._trust = TrustStore(store.home / "trust")
+        self._began_s = time.monotonic()
+
+    async def run(self) -> dict[str, Any]:
+        """Pull, and return the object that ``pull --json`` prints.
+
+        Raises:
+            P2PSyncError: see the branches; nothing that was good before is lost.
+        """
+        request = self._request
+        etags = EtagMemory(self._store.home / "etags.json")
+        async with SourceSet(request.reachable_sources(), self._emit) as sources:
+            resolved = await self._resolve(sources, etags)
+            head = resolved.head
+            self._emit(
+                {
+                    "event": "resolved",
+                    "reference": reference_of(head),
+                    "digest": str(head.root),
+                    "version": head.version,
+                    "unchanged": resolved.unchanged,
+                }
+            )
+            manifest = await asyncio.to_thread(self._store.manifest, head.root)
+            tree: Tree | None = None
+            if manifest is None:
+                tree, manifest = await self._read_manifest(sources, head.root)
+            if manifest.size != head.size:
+                raise WrongHeadError(f"the head of {reference_of(head)} speaks of {head.size} bytes, its files have {manifest.size}")
+            variant = choose_variant(manifest, request.variant)
+            files = files_of(manifest, variant)
+            if request.dry_run:
+                return await asyncio.to_thread(self._plan, head, manifest, files)
+            path = await asyncio.to_thread(self._store.installed, head.name, head.root, files)
+            fetch: Fetch | None = None
+            if path is None:
+                tree = tree or await asyncio.to_thread(self._store.tree, head.root)
+                path, fetch = await self._bring(sources, resolved, manifest, tree, files)
+            if not resolved.unchanged:
+                await asyncio.to_thread(self._store.put_head, resolved.envelope, head)
+                etags.save()
+            if request.to is not None:
+                await asyncio.to_thread(self._store.export, head.name, head.root, files, request.to, request.link)
+                path = request.to
+            total = sum(manifest.files[i].size for i in files)
+            return self._result(head, path, total, sources, fetch)
+
+    async def _resolve(self, sources: SourceSet, etags: EtagMemory) -> Resolved:
+        reference = self._request.reference
+        selector = str(reference.digest) if reference.digest is not None else reference.tag
+        known = await asyncio.to_thread(self._store.head, reference.name, selector)
+        now_unix_s = int(time.time())
+        if not sources.all:
+            if known is None:
+                raise ModelNotFoundError(
+                    f"{reference} is not in this home and there is no source to ask",
+                    hint=f"p2psync pull {reference} --from URL, or --peer HOST:PORT",
+                )
+            # What is installed stays usable after its head expired, so its time is not looked at again.
+            return Resolved(accept(known, reference, self._trust, 0), known, unchanged=True)
+        resolved = await resolve(reference, sources.all, self._trust, known, etags, now_unix_s)
+        for url, error in resolved.failures.items():
+            self._emit({"event": "source", "url": url, "state": "dropped", "reason": str(error)})
+            if isinstance(error, P2PSyncError):
+                sources.failures[url] = error
+        if reference.digest is None:
+            await asyncio.to_thread(self._trust.raise_floor, resolved.head)
+        return resolved
+
+    async def _read_manifest(self, sources: SourceSet, root: Digest) -> tuple[Tree, Manifest]:
+        """Read the tree: nodes that an earlier version brought from here, the others from the sources."""
+        reader = TreeReader(root)
+        ready = await sources.open(root)
+        while wanted := reader.missing():
+            known = [(d, data) for d in wanted if (data := self._store.node(d)) is not None]
+            for digest, data in known:
+                reader.feed(digest, data)
+            if not known:
+                await sources.read_level(reader, ready)
+        return reader.tree(), reader.manifest()
+
+    async def _bring(
+        self, sources: SourceSet, resolved: Resolved, manifest: Manifest, tree: Tree, files: tuple[int, ...]
+    ) -> tuple[Path, Fetch]:
+        head = resolved.head
+        incoming = await asyncio.to_thread(self._store.begin, head.name, manifest, tree, files, resolved.envelope)
+        clean = False
+        try:
+            fetch = Fetch(incoming, self._emit, start=self._start)
+            self._emit(
+                {
+                    "event": "plan",
+                    "total": incoming.total_bytes,
+                    "reused": incoming.reused_bytes + incoming.resumed_bytes,
+                    "resumed": incoming.resumed_bytes,
+                    "missing": sum(c.length for c in incoming.missing),
+                    "files": len(files),
+                }
+            )
+            if incoming.missing:
+                await asyncio.to_thread(incoming.check_room)
+                ready = await sources.open(head.root)
+                held = await sources.inventories(head.root, len(chunk_table(manifest)), ready)
+                usable = [s for s in ready if s.url in held]
+                if not usable:
+                    raise sources.verdict(f"no source has {reference_of(head)}")
+                await fetch.run(usable, held)
+            path = await asyncio.to_thread(incoming.install)
+            self._emit({"event": "installed", "path": str(path)})
+            return path, fetch
+        except (P2PSyncError, asyncio.CancelledError):
+            clean = True
+            raise
+        finally:
+            await asyncio.shield(asyncio.to_thread(incoming.close, clean=clean))
+
+    def _plan(self, head: Head, manifest: Manifest, files: tuple[int, ...]) -> dict[str, Any]:
+        """What a pull would move, without moving it."""
+        here = self._store.present(head.name, head.root)
+        wanted = set(files)
+        total = sum(manifest.files[i].size for i in files)
+        missing = sum(
+            c.length
+            for c in chunk_table(manifest)
+            if any(p.file in wanted for p in c.places) and not self._store.has(c.digest)
+        )
+        needed = sum(manifest.files[i].size for i in files if i not in here)
+        return {
+            "reference": reference_of(head),
+            "digest": str(head.root),
+            "version": head.version,
+            "bytes": {"total": total, "reused": total - missing, "patched": 0, "missing": missing},
+            "disk": {"needed": needed, "free": shutil.disk_usage(self._store.home).free},
+        }
+
+    def _result(self, head: Head, path: Path, total: int, sources: SourceSet, fetch: Fetch | None) -> dict[str, Any]:
+        lan, wan = (fetch.lan, fetch.wan) if fetch else (0, 0)
+        by_source = fetch.by_source if fetch else {}
+        return {
+            "reference": reference_of(head),
+            "digest": str(head.root),
+            "version": head.version,
+            "path": str(path),
+            "seconds": round(time.monotonic() - self._began_s, 3),
+            "unchanged": fetch is None,
+            "bytes": {"total": total, "reused": total - lan - wan, "patched": 0, "lan": lan, "wan": wan},
+            "wire": sources.wire(),
+            "sources": [{"url": s.url, "kind": s.kind.value, "bytes": by_source.get(s.url, 0)} for s in sources.all],
+        }
+
+
+def reference_of(head: Head) -> str:
+    """``name:tag`` as it was signed."""
+    return f"{head.name}:{head.tag}"
+
+
+def choose_variant(manifest: Manifest, name: str | None) -> Variant | None:
+    """The variant to install: the named one, else the default one, else everything (None).
+
+    Raises:
+        VariantNotFoundError: the version has no variant ``name``.
+    """
+    if name is None:
+        return next((v for v in manifest.variants if v.default), None)
+    for variant in manifest.variants:
+        if variant.name == name:
+            return variant
+    known = ", ".join(v.name for v in manifest.variants) or "none"
+    raise VariantNotFoundError(f"there is no variant {name!r} in this version", hint=f"its variants: {known}")

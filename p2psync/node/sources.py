@@ -1,0 +1,98 @@
+"""The sources of one pull: connected, asked what they hold, and counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
+
+from p2psync.content import Digest
+from p2psync.errors import IntegrityError, NotFoundError, P2PSyncError, WithdrawnError, worst
+from p2psync.limits import BATCH_DIGESTS_MAX
+from p2psync.manifest import TreeReader
+from p2psync.transport import Source, SourceKind, connect
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+class SourceSet:
+    """Sources that are used together and closed together. ``failures`` keeps the latest fault of each."""
+
+    def __init__(self, addresses: Iterable[tuple[str, str]], emit: Emit) -> None:
+        """Connect lazily to each (url, kind), kind being ``lan`` or ``wan``; a url named twice counts once."""
+        self.all: list[Source] = [connect(url, SourceKind(kind)) for url, kind in dict(addresses).items()]
+        self.failures: dict[str, P2PSyncError] = {}
+        self._emit = emit
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(*(s.close() for s in self.all), return_exceptions=True)
+
+    async def open(self, root: Digest) -> list[Source]:
+        """The sources that know the version ``root``, ready to give nodes and chunks; LAN ones first."""
+        answers = await asyncio.gather(*(s.open(root) for s in self.all), return_exceptions=True)
+        ready = [s for s, answer in zip(self.all, answers, strict=True) if self._went_well(s, answer)]
+        return sorted(ready, key=lambda s: s.kind is SourceKind.WAN)
+
+    async def read_level(self, reader: TreeReader, ready: Sequence[Source]) -> None:
+        """Feed ``reader`` the nodes it wants now; what one source lacks is asked of the next.
+
+        Raises:
+            P2PSyncError: no source gave a node that proves. Integrity outranks network.
+        """
+        wanted = reader.missing()
+        for start in range(0, len(wanted), BATCH_DIGESTS_MAX):
+            await self._read_nodes(reader, wanted[start : start + BATCH_DIGESTS_MAX], ready)
+
+    async def _read_nodes(self, reader: TreeReader, wanted: list[Digest], ready: Sequence[Source]) -> None:
+        left = list(wanted)
+        for source in ready:
+            if not left:
+                return
+            try:
+                given = await source.nodes(left)
+                for digest in [d for d in left if d in given]:
+                    reader.feed(digest, given[digest])
+                    left.remove(digest)
+            except P2PSyncError as error:
+                self._blame(source, error)
+        if left:
+            raise self.verdict(f"no source has {len(left)} nodes of the manifest")
+
+    async def inventories(self, root: Digest, count: int, ready: Sequence[Source]) -> dict[str, bytes | None]:
+        """What each ready source holds of ``count`` chunks; sources that do not answer are left out."""
+        answers = await asyncio.gather(*(s.inventory(root, count) for s in ready), return_exceptions=True)
+        held: dict[str, bytes | None] = {}
+        for source, answer in zip(ready, answers, strict=True):
+            if answer is None or isinstance(answer, bytes):
+                held[source.url] = answer
+            else:
+                self._went_well(source, answer)
+        return held
+
+    def verdict(self, otherwise: str) -> P2PSyncError:
+        """Why the sources were of no use: the gravest fault, or that what is wanted is no longer there."""
+        unfit = [e for e in self.failures.values() if not isinstance(e, NotFoundError)]
+        return worst(unfit) if unfit else WithdrawnError(otherwise)
+
+    def wire(self) -> dict[str, int]:
+        """Bytes that crossed each link so far, both ways, heads and nodes included."""
+        total = {"lan": 0, "wan": 0}
+        for source in self.all:
+            total[source.kind.value] += source.wire.received + source.wire.sent
+        return total
+
+    def _went_well(self, source: Source, answer: object) -> bool:
+        if isinstance(answer, P2PSyncError):
+            self._blame(source, answer)
+            return False
+        if isinstance(answer, BaseException):
+            raise answer
+        return True
+
+    def _blame(self, source: Source, error: P2PSyncError) -> None:
+        self.failures[source.url] = error
+        state = "banned" if isinstance(error, IntegrityError) else "dropped"
+        self._emit({"event": "source", "url": source.url, "state": state, "reason": str(error)})

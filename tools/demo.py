@@ -1,0 +1,257 @@
+#!/usr/bin/env python3
+"""Show the main job on real models: publish, seed, pull on two nodes, update, prove, run.
+
+usage: tools/demo.py [--keep DIR]
+
+Everything runs on this machine: a seed and two nodes, each with a home of its own, talk over loopback.
+Every comparison is made on the real bytes; the first one that fails ends the demonstration with exit code 1.
+``--keep`` leaves the homes and the models in DIR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import command
+import environment
+import real_models
+import recogniser
+
+ENCODER = "demo/encoder"
+RECOGNISER = "demo/recogniser"
+SENTENCE = "Model weights, moved once per building"
+
+
+class DifferenceError(Exception):
+    """What was pulled is not what was published, or an answer is not the one that was due."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the closing table. Bytes, except ``seconds``; ``wire`` counts both links."""
+
+    what: str
+    seconds: float
+    total: int
+    reused: int
+    lan: int
+    wan: int
+    wire: int
+
+
+@dataclass
+class Demo:
+    """The three machines, the two models, and what has been measured so far."""
+
+    work: Path
+    rows: list[Row] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.publisher = command.Home(self.work / "publisher")
+        self.a = command.Home(self.work / "node-a")
+        self.b = command.Home(self.work / "node-b")
+        self.encoder = self.work / "models" / "encoder"
+        self.recogniser = self.work / "models" / "recogniser"
+
+    def prepare(self) -> None:
+        """Lay out the models, make the publisher's key, and let the nodes trust it for ``demo/*``."""
+        say("Two real models: a sentence encoder in safetensors, a text recogniser in ONNX with its weights beside it.")
+        real_models.copy_encoder(self.encoder)
+        moved = recogniser.split(recogniser.source_model(), self.recogniser)
+        say(f"  encoder {size(bytes_in(self.encoder))}, recogniser {size(bytes_in(self.recogniser))}")
+        say(f"  of the recogniser, {size(moved)} of weights moved from the ONNX file into model.safetensors")
+        run(self.publisher, "key", "new", "demo")
+        key = self.publisher.text("key", "export", "demo").strip()
+        for node in (self.a, self.b):
+            run(node, "trust", "add", "demo/*", key)
+
+    def publish(self, folder: Path, name: str, what: str) -> None:
+        """Publish ``folder`` and note what it took."""
+        answer = run(self.publisher, "publish", str(folder), name, "--key", "demo")
+        self.rows.append(Row(what, float(answer["seconds"]), int(answer["bytes"]), 0, 0, 0, 0))
+        say(f"  {answer['reference']}")
+
+    def pull(self, node: command.Home, name: str, sources: list[str], what: str) -> tuple[Row, Path]:
+        """Pull on ``node`` and note what came from where.
+
+        Raises:
+            DifferenceError: the parts do not sum to the whole.
+        """
+        began = time.monotonic()
+        answer = run(node, "pull", name, *sources)
+        seconds = time.monotonic() - began
+        parts = answer["bytes"]
+        if sum(parts[part] for part in ("reused", "patched", "lan", "wan")) != parts["total"]:
+            raise DifferenceError(f"{what}: bytes by source do not sum to the total: {parts}")
+        wire = sum(answer["wire"].values())
+        row = Row(what, seconds, parts["total"], parts["reused"], parts["lan"], parts["wan"], wire)
+        self.rows.append(row)
+        say(f"  {seconds:.2f} s: reused {size(row.reused)}, LAN {size(row.lan)}, WAN {size(row.wan)}")
+        return row, Path(answer["path"])
+
+
+def first_version(demo: Demo, seed: str, a: str) -> Path:
+    """Both models reach A from the seed, then B from A and the seed at once. Returns the recogniser on B."""
+    for name, source in ((ENCODER, demo.encoder), (RECOGNISER, demo.recogniser)):
+        short = name.removeprefix("demo/")
+        say(f"Node A pulls the {short} from the seed.")
+        _row, path = demo.pull(demo.a, name, ["--from", seed], f"A pulls {short}")
+        compare(source, path)
+        say(f"Node B pulls the {short} from A and the seed at once.")
+        _row, path = demo.pull(demo.b, name, ["--peer", a, "--from", seed], f"B pulls {short}")
+        compare(source, path)
+    return path
+
+
+def second_version(demo: Demo, seed: str, a: str) -> None:
+    """Two of six layers change; both nodes pull what changed, and nothing else.
+
+    Raises:
+        DifferenceError: another number of bytes moved than the changed tensors have.
+    """
+    layers = " and ".join(str(layer) for layer in real_models.CHANGED_LAYERS)
+    say(f"A second version: layers {layers} of six were trained further.")
+    changed = real_models.change_two_layers(demo.encoder)
+    demo.publish(demo.encoder, ENCODER, "publish encoder v2")
+    for node, letter, sources in ((demo.a, "A", ["--from", seed]), (demo.b, "B", ["--peer", a, "--from", seed])):
+        say(f"Node {letter} pulls the second version.")
+        row, path = demo.pull(node, ENCODER, sources, f"{letter} pulls encoder v2")
+        compare(demo.encoder, path)
+        if row.lan + row.wan != changed:
+            raise DifferenceError(f"{row.lan + row.wan} bytes moved, the changed tensors have {changed}")
+    say(f"  exactly the {changed:,} bytes of the changed tensors moved; the rest was there")
+    say("Node B asks again: nothing changed.")
+    row, path = demo.pull(demo.b, ENCODER, ["--peer", a, "--from", seed], "B asks again")
+    compare(demo.encoder, path)
+    if row.lan + row.wan:
+        raise DifferenceError(f"{row.lan + row.wan} bytes moved although nothing changed")
+
+
+def same_answer(pulled: Path) -> None:
+    """Run the source's recogniser and the pulled one on one picture.
+
+    Raises:
+        DifferenceError: their outputs differ in any bit, or they do not read what was drawn.
+    """
+    say(f'The pulled recogniser and the source read a picture of "{SENTENCE}".')
+    picture = recogniser.picture_of(SENTENCE)
+    source_output, source_text = recogniser.read(recogniser.source_model(), picture)
+    output, text = recogniser.read(pulled / "model.onnx", picture)
+    if output.shape != source_output.shape or output.tobytes() != source_output.tobytes():
+        raise DifferenceError("the pulled model's output differs from the source model's")
+    if text != SENTENCE or source_text != SENTENCE:
+        raise DifferenceError(f"read {text!r} and {source_text!r} instead of {SENTENCE!r}")
+    say(f'  both read "{text}"; all {output.size:,} output values are equal, bit for bit')
+
+
+def compare(source: Path, pulled: Path) -> None:
+    """Demand the same files with the same bytes.
+
+    Raises:
+        DifferenceError: naming the files that are missing, surplus or different.
+    """
+    want, have = digests(source), digests(pulled)
+    wrong = sorted(name for name in want.keys() | have.keys() if want.get(name) != have.get(name))
+    if wrong:
+        raise DifferenceError(f"{pulled} differs from {source}: {', '.join(wrong)}")
+    say(f"  {len(want)} files equal their source")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file below ``folder``, by path."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as opened:
+            found[str(path.relative_to(folder))] = hashlib.file_digest(opened, "sha256").hexdigest()
+    return found
+
+
+def bytes_in(folder: Path) -> int:
+    """The bytes of all files below ``folder``."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def run(home: command.Home, *arguments: str) -> command.Answer:
+    """Run one command, saying which, and return its JSON."""
+    say(f"  {home.path.name}$ p2psync {' '.join(arguments)}")
+    return home.json(*arguments)
+
+
+def size(count: int) -> str:
+    """Bytes for people, in SI units."""
+    return f"{count / 1e6:.2f} MB" if count >= 100_000 else f"{count:,} B"
+
+
+def say(text: str) -> None:
+    """Print one line at once, so that a watcher sees the demonstration move."""
+    print(text, flush=True)
+
+
+def table(rows: list[Row]) -> str:
+    """The closing table of bytes and seconds."""
+    lines: list[list[str]] = [["", "seconds", "total", "reused", "LAN", "WAN", "on the wire"]]
+    for row in rows:
+        counts = (row.total, row.reused, row.lan, row.wan, row.wire)
+        lines.append([row.what, f"{row.seconds:.2f}", *(f"{count:,}" for count in counts)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
+
+
+def show(work: Path) -> None:
+    """The whole demonstration, in ``work``."""
+    demo = Demo(work)
+    demo.prepare()
+    say("The publisher signs both.")
+    demo.publish(demo.encoder, ENCODER, "publish encoder")
+    demo.publish(demo.recogniser, RECOGNISER, "publish recogniser")
+    with ExitStack() as stack:
+        seed = stack.enter_context(demo.publisher.serve()).url
+        a = stack.enter_context(demo.a.serve()).url
+        say(f"The seed listens on {seed}, node A on {a}.")
+        pulled = first_version(demo, seed, a)
+        second_version(demo, seed, a)
+    say("Every file of every home is read again and proved.")
+    for home in (demo.publisher, demo.a, demo.b):
+        run(home, "verify")
+    same_answer(pulled)
+    say(f"\n{table(demo.rows)}\n\nBytes; seconds as a user waits, the start of the command included.")
+
+
+@contextmanager
+def workplace(keep: Path | None) -> Iterator[Path]:
+    """``keep``, or a temporary folder that ends with the demonstration."""
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=False)
+        yield keep
+        return
+    with tempfile.TemporaryDirectory(prefix="p2psync-demo-") as work:
+        yield Path(work)
+
+
+def main() -> int:
+    """Returns the exit code: 0, or 1 when a command failed or anything differs."""
+    parser = argparse.ArgumentParser(description="Show the main job on real models.")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the homes and the models in DIR")
+    arguments = parser.parse_args()
+    environment.enter("demo")
+    began = time.monotonic()
+    try:
+        with workplace(arguments.keep) as work:
+            show(work)
+    except (DifferenceError, command.CommandError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    say(f"Done in {time.monotonic() - began:.1f} s.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
