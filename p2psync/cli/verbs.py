@@ -230,8 +230,8 @@ _MODELS = (
         "prune",
         "models:prune",
         "free the bytes that no tag needs",
-        "Remove versions without a tag, and interrupted pulls that are a week old or of no use. What is tagged, pinned, in "
-        "flight or linked from what stays is kept.",
+        "Remove versions without a tag, and interrupted pulls that are a week old or of no use. What is tagged, "
+        "pinned, in flight or linked from what stays is kept.",
         ("p2psync prune -n", "p2psync prune"),
         (6,),
         (),

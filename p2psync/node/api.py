@@ -1,4 +1,4 @@
-"""The plain function behind ``p2psync.pull``: one pull, from a script, without an event loop of its own."""
+"""The plain functions ``p2psync.pull`` and ``p2psync.publish``, for scripts without an event loop of their own."""
 
 from __future__ import annotations
 
@@ -27,6 +27,19 @@ class PullResult:
     patched_bytes: int
     lan_bytes: int
     wan_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PublishResult:
+    """What a publish made. ``reference`` is ``name:tag@b3:digest``; ``new_bytes`` were not in the home before."""
+
+    reference: str
+    digest: str
+    version: int
+    total_bytes: int
+    new_bytes: int
+    files: int
+    seconds: float
 
 
 def default_home() -> Path:
@@ -67,8 +80,7 @@ def pull(  # noqa: PLR0913 - the public form of a verb with as many flags
         "link": link,
         "variant": variant,
     }
-    where = Path(home).absolute() if home is not None else default_home()
-    result = asyncio.run(run(where, "pull", args, progress or (lambda _event: None)))
+    result = asyncio.run(run(_home(home), "pull", args, progress or (lambda _event: None)))
     counted = result["bytes"]
     return PullResult(
         result["reference"],
@@ -83,3 +95,56 @@ def pull(  # noqa: PLR0913 - the public form of a verb with as many flags
         counted["lan"],
         counted["wan"],
     )
+
+
+def publish(  # noqa: PLR0913 - the public form of a verb with as many flags
+    directory: Path | str,
+    reference: str,
+    *,
+    key: str,
+    home: Path | str | None = None,
+    bases: Sequence[str] = (),
+    in_place: bool = False,
+    to: Path | str | None = None,
+    expires_s: int | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> PublishResult:
+    """Sign a directory as the next version of ``reference``.
+
+    Args:
+        directory: What to publish; its ``p2psync.toml`` may declare variants.
+        reference: ``name[:tag]``.
+        key: The name of the key in this home that signs.
+        home: The publisher's home; ``P2PSYNC_HOME`` or ``~/.p2psync`` when left out.
+        bases: References of versions that deltas will be made from.
+        in_place: Index the files where they are instead of taking a snapshot.
+        to: Also write a static origin tree there.
+        expires_s: Refuse new pulls after so many seconds; never when left out.
+        progress: Called with each progress event, a dict with an ``event`` key.
+
+    Raises:
+        P2PSyncError: see ``p2psync.errors``. Nothing was published.
+    """
+    args: dict[str, Any] = {
+        "dir": str(Path(directory).absolute()),
+        "reference": reference,
+        "key": key,
+        "bases": list(bases),
+        "in_place": in_place,
+        "to": str(Path(to).absolute()) if to is not None else None,
+        "expires_s": expires_s,
+    }
+    result = asyncio.run(run(_home(home), "publish", args, progress or (lambda _event: None)))
+    return PublishResult(
+        result["reference"],
+        result["digest"],
+        result["version"],
+        result["bytes"],
+        result["new_bytes"],
+        result["files"],
+        result["seconds"],
+    )
+
+
+def _home(home: Path | str | None) -> Path:
+    return Path(home).absolute() if home is not None else default_home()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ def inspect(home: Path, verb: str, args: Mapping[str, Any]) -> Json:
 
 def _ls(home: Path, _args: Mapping[str, Any]) -> Json:
     with _opened(home) as store:
-        rows = [_row(store, info, tag) for info in store.versions() for tag in list(info.tags) or [None]]
+        rows = [_row(store, info, tag) for info in store.versions() for tag in (info.tags or (None,))]
     rows.sort(key=lambda row: (row["name"], -row["created"], row["reference"]))
     return {"models": rows}
 
@@ -155,6 +154,8 @@ def _ask_owner(home: Path) -> Json:
     socket = home / SOCKET_NAME
     if not socket.exists():
         return {}
+    import asyncio
+
     from p2psync.transport import call
 
     try:

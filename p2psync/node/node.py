@@ -69,7 +69,7 @@ class Node:
 
         Raises:
             StoreLockedError: another process owns the home.
-            SourceUnreachableError: the address cannot be listened on.
+            NetworkError: the address cannot be listened on.
         """
         options = self._options
         store = await asyncio.to_thread(Store.open, self.home)

@@ -175,8 +175,13 @@ async def _remove(owner: Owner, args: Args, _emit: Emit) -> dict[str, Any]:
 
 async def _prune(owner: Owner, args: Args, _emit: Emit) -> dict[str, Any]:
     report = await asyncio.to_thread(owner.store.prune, dry_run=bool(args.get("dry_run")))
+    versions = {r.what.rpartition("@")[2] for r in report.removed if r.kind == "version"}
     return {
-        "removed": [{"kind": r.kind, "reference": r.what, "bytes": r.bytes} for r in report.removed],
+        "removed": [
+            {"kind": r.kind, "reference": r.what, "bytes": r.bytes}
+            for r in report.removed
+            if r.what not in versions  # the manifest of a version goes with it
+        ],
         "freed_bytes": report.freed_bytes,
         "dry_run": report.dry_run,
     }
@@ -188,6 +193,7 @@ async def _verify(owner: Owner, args: Args, emit: Emit) -> dict[str, Any]:
     text = args.get("reference")
     reference = Reference.parse(text) if text else None
     report = await asyncio.to_thread(owner.store.verify, reference, _from_thread(emit))
+    versions = 1 if reference else len(await asyncio.to_thread(owner.store.versions))
     repaired: list[dict[str, Any]] = []
     if args.get("repair") and report.damages:
         sources = tuple((s["url"], s["kind"]) for s in args.get("sources") or ())
@@ -195,7 +201,7 @@ async def _verify(owner: Owner, args: Args, emit: Emit) -> dict[str, Any]:
         report = await asyncio.to_thread(owner.store.verify, reference, _from_thread(emit))
     return {
         "ok": not report.damages,
-        "checked": {"versions": 1 if reference else len(owner.store.versions()), "files": report.files, "bytes": report.bytes},
+        "checked": {"versions": versions, "files": report.files, "bytes": report.bytes},
         "damage": [
             {"reference": f"{d.name}@{d.root}", "path": d.path, "reason": d.kind.value, "bytes": d.bytes}
             for d in report.damages

@@ -93,7 +93,9 @@ class Pull:
             if manifest is None:
                 tree, manifest = await self._read_manifest(sources, head.root)
             if manifest.size != head.size:
-                raise WrongHeadError(f"the head of {reference_of(head)} speaks of {head.size} bytes, its files have {manifest.size}")
+                raise WrongHeadError(
+                    f"the head of {reference_of(head)} speaks of {head.size} bytes, its files have {manifest.size}"
+                )
             variant = choose_variant(manifest, request.variant)
             files = files_of(manifest, variant)
             if request.dry_run:
@@ -101,7 +103,8 @@ class Pull:
             path = await asyncio.to_thread(self._store.installed, head.name, head.root, files)
             fetch: Fetch | None = None
             if path is None:
-                tree = tree or await asyncio.to_thread(self._store.tree, head.root)
+                if tree is None:
+                    tree = await asyncio.to_thread(self._store.tree, head.root)
                 path, fetch = await self._bring(sources, resolved, manifest, tree, files)
             if not resolved.unchanged:
                 await asyncio.to_thread(self._store.put_head, resolved.envelope, head)

@@ -53,7 +53,7 @@ async def _repair_version(store: Store, name: str, root: Digest, sources: Source
                 raise sources.verdict(f"no source has {name}@{root}")
             await Fetch(incoming, emit).run(usable, held)
         await asyncio.to_thread(incoming.install)
-        return {"name": name, "digest": str(root), "fetched_bytes": missing_bytes}
+        return {"reference": f"{name}@{root}", "fetched_bytes": missing_bytes}
     except BaseException:
         clean = True
         raise

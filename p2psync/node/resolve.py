@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from p2psync.content import Digest
 from p2psync.errors import ModelNotFoundError, NetworkError, P2PSyncError, worst
 from p2psync.manifest import Head, Reference
+from p2psync.node.sources import ask_all
 from p2psync.transport import HeadReply, Source
 from p2psync.trust import TrustStore, accept
 
@@ -91,10 +91,8 @@ async def resolve(
     Raises:
         P2PSyncError: no source gave an acceptable head. Trust outranks integrity outranks network.
     """
-    replies = await asyncio.gather(
-        *(s.head(reference.name, selector_of(reference), etags.recall(s.url, reference, known)) for s in sources),
-        return_exceptions=True,
-    )
+    selector = selector_of(reference)
+    replies = await ask_all(sources, lambda s: s.head(reference.name, selector, etags.recall(s.url, reference, known)))
     failures: dict[str, P2PSyncError] = {}
     best: Resolved | None = None
     for source, reply in zip(sources, replies, strict=True):

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Self, TypeVar
 
 from p2psync.content import Digest
-from p2psync.errors import IntegrityError, NotFoundError, P2PSyncError, WithdrawnError, worst
+from p2psync.errors import (
+    IntegrityError,
+    NotFoundError,
+    P2PSyncError,
+    SourceTimeoutError,
+    WithdrawnError,
+    worst,
+)
 from p2psync.limits import BATCH_DIGESTS_MAX
 from p2psync.manifest import TreeReader
 from p2psync.transport import Source, SourceKind, connect
 
 Emit = Callable[[dict[str, Any]], None]
+T = TypeVar("T")
+
+# Once one source has answered, the others get this much longer: a silent one must not hold up a pull.
+GRACE_S = 2.0
+# A source that does not bring nodes within this time is passed over for another one, and asked again after it.
+NODES_PATIENCE_S = 4.0
 
 
 class SourceSet:
@@ -32,9 +45,9 @@ class SourceSet:
 
     async def open(self, root: Digest) -> list[Source]:
         """The sources that know the version ``root``, ready to give nodes and chunks; LAN ones first."""
-        answers = await asyncio.gather(*(s.open(root) for s in self.all), return_exceptions=True)
+        answers = await ask_all(self.all, lambda s: s.open(root))
         ready = [s for s, answer in zip(self.all, answers, strict=True) if self._went_well(s, answer)]
-        return sorted(ready, key=lambda s: s.kind is SourceKind.WAN)
+        return sorted(ready, key=lambda s: (s.url in self.failures, s.kind is SourceKind.WAN))
 
     async def read_level(self, reader: TreeReader, ready: Sequence[Source]) -> None:
         """Feed ``reader`` the nodes it wants now; what one source lacks is asked of the next.
@@ -48,14 +61,18 @@ class SourceSet:
 
     async def _read_nodes(self, reader: TreeReader, wanted: list[Digest], ready: Sequence[Source]) -> None:
         left = list(wanted)
-        for source in ready:
+        order = sorted(ready, key=lambda s: s.url in self.failures)
+        for source, patience_s in [*((s, NODES_PATIENCE_S) for s in order[:-1]), *((s, None) for s in order[::-1])]:
             if not left:
                 return
             try:
-                given = await source.nodes(left)
+                async with asyncio.timeout(patience_s):
+                    given = await source.nodes(left)
                 for digest in [d for d in left if d in given]:
                     reader.feed(digest, given[digest])
                     left.remove(digest)
+            except TimeoutError:
+                self._blame(source, SourceTimeoutError(f"{source.url} did not bring nodes within {patience_s} s"))
             except P2PSyncError as error:
                 self._blame(source, error)
         if left:
@@ -63,7 +80,7 @@ class SourceSet:
 
     async def inventories(self, root: Digest, count: int, ready: Sequence[Source]) -> dict[str, bytes | None]:
         """What each ready source holds of ``count`` chunks; sources that do not answer are left out."""
-        answers = await asyncio.gather(*(s.inventory(root, count) for s in ready), return_exceptions=True)
+        answers = await ask_all(ready, lambda s: s.inventory(root, count))
         held: dict[str, bytes | None] = {}
         for source, answer in zip(ready, answers, strict=True):
             if answer is None or isinstance(answer, bytes):
@@ -96,3 +113,31 @@ class SourceSet:
         self.failures[source.url] = error
         state = "banned" if isinstance(error, IntegrityError) else "dropped"
         self._emit({"event": "source", "url": source.url, "state": state, "reason": str(error)})
+
+
+async def ask_all(sources: Sequence[Source], question: Callable[[Source], Awaitable[T]]) -> list[T | BaseException]:
+    """Ask every source at once; in their order, the answer or the error of each.
+
+    When one has answered, the others have ``GRACE_S`` left; who is still silent then has failed by that.
+    """
+    tasks = [asyncio.ensure_future(question(source)) for source in sources]
+    try:
+        waiting = set(tasks)
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if any(task.exception() is None for task in done):
+                break
+        if waiting:
+            await asyncio.wait(waiting, timeout=GRACE_S)
+        return [_answer(source, task) for source, task in zip(sources, tasks, strict=True)]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _answer(source: Source, task: asyncio.Future[T]) -> T | BaseException:
+    if not task.done():
+        return SourceTimeoutError(f"{source.url} was silent {GRACE_S:g} s after another source had answered")
+    error = task.exception()
+    return task.result() if error is None else error

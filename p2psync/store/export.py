@@ -13,9 +13,10 @@ from pathlib import Path
 from p2psync.content import Digest
 from p2psync.errors import DamagedError, ModelNotFoundError, StoreError, UnsafePathError, UsageError
 from p2psync.store import linux
-from p2psync.store.home import disk_errors, free_bytes, full_error, make_folder, remove_tree, sync_folder, sync_tree
+from p2psync.store.home import disk_errors, free_bytes, full_error, make_folder, sync_folder, sync_tree
 from p2psync.store.index import FileRow
 from p2psync.store.opened import OpenHome
+from p2psync.store.records import replace_each
 
 _PREFIX = ".p2psync-export-"
 
@@ -41,7 +42,7 @@ def export(opened: OpenHome, name: str, root: Digest, files: Collection[int], to
             tree = staging / "tree"
             os.mkdir(tree, 0o755)
             for row in rows:
-                _put(opened, row, tree / row.path, link=link)
+                _put(opened, row, tree, target, link=link)
             sync_tree(tree)
             if existed:
                 _replace_each(opened, tree, target, [row.path for row in rows])
@@ -94,8 +95,10 @@ def _shares_blocks(opened: OpenHome, row: FileRow, staging: Path) -> bool:
         opened.descriptors.release(kept)
 
 
-def _put(opened: OpenHome, row: FileRow, target: Path, *, link: bool) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _put(opened: OpenHome, row: FileRow, tree: Path, goal: Path, *, link: bool) -> None:
+    """Stage one file in ``tree``; ``goal`` is where it will be, for messages."""
+    staged = tree / row.path
+    staged.parent.mkdir(parents=True, exist_ok=True)
     kept = opened.borrow(row)
     if kept is None:
         raise DamagedError(
@@ -104,23 +107,23 @@ def _put(opened: OpenHome, row: FileRow, target: Path, *, link: bool) -> None:
         )
     try:
         if link and not row.external and row.install.source is None:
-            _link(opened, row, kept.fd, target)
+            _link(opened, row, kept.fd, staged, goal)
         else:
-            _copy(row, kept.fd, target)
+            _copy(row, kept.fd, staged)
         if not opened.still(row, kept.fd):
             raise DamagedError(f"{row.path} changed while it was exported; nothing was written to the target")
     finally:
         opened.descriptors.release(kept)
 
 
-def _link(opened: OpenHome, row: FileRow, fd: int, target: Path) -> None:
+def _link(opened: OpenHome, row: FileRow, fd: int, staged: Path, goal: Path) -> None:
     try:
         with opened.changing() as changes:
             fresh = opened.index.file(row.id)
-            done = fresh is not None and changes.link(fd, opened.path(row), target, fresh.identity)
+            done = fresh is not None and changes.link(fd, opened.path(row), staged, fresh.identity)
     except OSError as error:
         raise StoreError(
-            f"{target} cannot be a hard link to the store: {error.strerror}", hint="leave out --link to copy"
+            f"{goal / row.path} cannot be a hard link to the store: {error.strerror}", hint="leave out --link to copy"
         ) from error
     if not done:
         raise DamagedError(f"{row.path} changed while it was exported; nothing was written to the target")
@@ -144,17 +147,10 @@ def _replace_each(opened: OpenHome, tree: Path, target: Path, paths: list[str]) 
         if goal.is_dir() and not goal.is_symlink():
             raise UsageError(f"{goal} is a directory where a file must go")
         make_folder(goal.parent)
-    with opened.changing() as changes:
-        for path in paths:
-            changes.replace(tree / path, target / path)
-    for folder in {(target / path).parent for path in paths}:
-        sync_folder(folder)
+    replace_each(opened, tree, target, paths)
 
 
 def _clean(opened: OpenHome, staging: Path) -> None:
     """Remove what is left of the staging directory; links in it are names of proved files."""
-    with opened.changing() as changes, disk_errors(staging):
-        for folder, _, names in os.walk(staging):
-            for name in names:
-                changes.unlink(Path(folder) / name)
-        remove_tree(staging)
+    with disk_errors(staging):
+        opened.delete_folder(staging)

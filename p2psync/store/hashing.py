@@ -10,7 +10,7 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -267,14 +267,22 @@ def prove_file(threads: TwoThreads, fd: int, cut: list[tuple[Digest, int]], adva
     return Proof(tuple(changed), tuple(unreadable), None)
 
 
-def equals(fd: int, cut: list[tuple[Digest, int]], advance: Advance) -> bool:
-    """Whether a file holds exactly these chunks. Stops at the first that differs."""
+def find_equal(fd: int, cuts: Sequence[list[tuple[Digest, int]]], advance: Advance) -> int | None:
+    """Which of some cuts of equal lengths a file holds exactly. Reads no further than the last that still agrees.
+
+    Raises:
+        ShortReadError: the file ended early.
+        OSError: the disk cannot read it.
+    """
     scratch = memoryview(bytearray(CHUNK_BYTES))
+    agree = list(range(len(cuts)))
     offset = 0
-    for digest, length in cut:
+    for place, (_, length) in enumerate(cuts[0] if cuts else ()):
         fill(fd, scratch[:length], offset)
-        if Digest.of(scratch[:length]) != digest:
-            return False
+        digest = Digest.of(scratch[:length])
+        agree = [number for number in agree if cuts[number][place][0] == digest]
+        if not agree:
+            return None
         offset += length
         advance(length)
-    return True
+    return agree[0] if agree else None

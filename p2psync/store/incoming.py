@@ -230,7 +230,7 @@ class Incoming:
             raise ValueError(f"{len(self.missing)} chunks are missing")
         self.sync()
         part, opened = self._partial, self._opened
-        target = opened.home.version(self._name, part.root)
+        target = self._target()
         with disk_errors(part.folder):
             proved = {fact.number: self._finish(fact) for fact in part.facts}
             self._descriptors.close()
@@ -275,10 +275,8 @@ class Incoming:
     def discard(self) -> None:
         """Stop, and forget what arrived."""
         self.close(clean=False)
-        with self._opened.changing() as changes, disk_errors(self._partial.folder):
-            for number in self._partial.whole:
-                changes.unlink(self._partial.path(self._facts[number]))
-            remove_tree(self._partial.folder)
+        with disk_errors(self._partial.folder):
+            self._opened.delete_folder(self._partial.folder)
 
     @contextmanager
     def file(self, number: int) -> Iterator[int]:
@@ -317,6 +315,13 @@ class Incoming:
             os.fchmod(fd, _MODE)
             os.fsync(fd)
             return Identity.of(os.fstat(fd))
+
+    def _target(self) -> Path:
+        """Where the version will stand: where it stands now, if that needs nothing."""
+        now = self._opened.index.install(self._name, self._partial.root)
+        if now is not None and not self._partial.facts:
+            return self._opened.folder(now)
+        return self._opened.home.version(self._name, self._partial.root)
 
     def _record(self, target: Path, proved: dict[int, Identity]) -> None:
         """Enter the files into the index. Opening the home finds them if this is as far as it came."""

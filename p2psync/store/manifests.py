@@ -30,7 +30,7 @@ class Manifests:
 
     def put(self, tree: Tree, manifest: Manifest) -> None:
         """Keep the nodes of a version, durably. ``manifest`` is what they say; what is there and proves stays."""
-        if self.get(tree.root) is not None and self._home.nodes(tree.root).exists():
+        if self.read(tree.root) is not None:
             return
         parts = [_MAGIC]
         for digest in (tree.root, *(d for d in tree.nodes if d != tree.root)):

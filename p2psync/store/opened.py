@@ -3,11 +3,13 @@
 A file is what was proved as long as its identity (device, inode, size, mtime, ctime) is the recorded one. It is
 compared before bytes are served or reused; where it differs the file is withdrawn until it is proved again. What we
 ourselves do to an inode (link, unlink, chmod, rename) changes its ctime: that happens inside ``changing``, which
-records the new identity under the lock, and whoever sees a difference looks once more under the same lock.
+records the new identity under a lock, and whoever sees a difference looks once more under the same lock. That lock
+(``inodes``) is only ever held for moments, since the event loop may wait for it; ``own`` is held for whole commits.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -20,12 +22,17 @@ from typing import TYPE_CHECKING
 from p2psync.content import Digest
 from p2psync.store.descriptors import Descriptors, Kept
 from p2psync.store.heads import Heads
-from p2psync.store.home import READ_FLAGS, Home, Identity
+from p2psync.store.home import READ_FLAGS, Home, Identity, remove_tree
 from p2psync.store.index import FileRow, Index, InstallRow
 from p2psync.store.manifests import Manifests
 
 if TYPE_CHECKING:
     from p2psync.store.incoming import Incoming
+
+# This process, not the file, is why it cannot be opened.
+_BUSY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+# Names that are changed under one hold of the lock.
+_BATCH = 64
 
 
 @dataclass
@@ -43,6 +50,7 @@ class OpenHome:
     write: bool
     descriptors: Descriptors = field(default_factory=Descriptors)
     own: threading.RLock = field(default_factory=threading.RLock)
+    inodes: threading.RLock = field(default_factory=threading.RLock)
     withdrawn: set[int] = field(default_factory=set)
     running: dict[Digest, Incoming] = field(default_factory=dict)
     busy: set[Digest] = field(default_factory=set)
@@ -62,8 +70,9 @@ class OpenHome:
         key = (file.id, file.identity.dev, file.identity.ino)
         try:
             kept = self.descriptors.acquire(key, lambda: os.open(self.path(file), READ_FLAGS))
-        except OSError:
-            self.withdrawn.add(file.id)
+        except OSError as error:
+            if error.errno not in _BUSY:
+                self.withdrawn.add(file.id)
             return None
         if self.still(file, kept.fd):
             return kept
@@ -75,7 +84,7 @@ class OpenHome:
         """Whether an open file is what was proved; withdraws it if not."""
         if Identity.of(os.fstat(fd)) == file.identity:
             return True
-        with self.own:
+        with self.inodes:
             fresh = self.index.file(file.id)
             if fresh is not None and fresh.good and Identity.of(os.fstat(fd)) == fresh.identity:
                 return True
@@ -102,14 +111,28 @@ class OpenHome:
 
     @contextmanager
     def changing(self) -> Iterator[Changes]:
-        """Hold the lock for short metadata changes of our own, then record the identities that they gave."""
-        with self.own:
+        """Hold the lock for a few metadata changes of our own, then record the identities that they gave."""
+        with self.inodes:
             changes = Changes()
             try:
                 yield changes
             finally:
                 if changes.pairs:
                     self.index.reidentify(changes.pairs)
+
+    def delete_folder(self, folder: Path) -> None:
+        """Remove a directory of ours and all in it. Other names of its files stay proved."""
+        paths = files_below(folder)
+        for start in range(0, len(paths), _BATCH):
+            with self.changing() as changes:
+                for path in paths[start : start + _BATCH]:
+                    changes.unlink(path)
+        remove_tree(folder)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Everything in a directory, at any depth, that is no directory."""
+    return [Path(top) / name for top, _, names in os.walk(folder) for name in names]
 
 
 class Changes:

@@ -77,7 +77,7 @@ class Prover:
 
     def _take_back(self, file: FileRow, identity: Identity) -> None:
         if self._opened.write:
-            with self._opened.own:
+            with self._opened.inodes:
                 # The lock keeps our own links and unlinks out while the identity is looked at once more.
                 now = self._opened.identity_on_disk(file)
                 if now is None or not now.same_bytes(identity):

@@ -22,9 +22,9 @@ from p2psync.errors import ModelNotFoundError, P2PSyncError, StoreInUseError
 from p2psync.limits import PARTIAL_KEEP_S
 from p2psync.manifest import Reference, peek_head
 from p2psync.store import linux
-from p2psync.store.home import disk_errors, read_file, remove_tree, sync_folder
+from p2psync.store.home import disk_errors, read_file, sync_folder
 from p2psync.store.index import InstallRow
-from p2psync.store.opened import OpenHome
+from p2psync.store.opened import OpenHome, files_below
 from p2psync.store.records import installed
 from p2psync.store.values import RemovalReport, Removed, Unfinished
 
@@ -97,7 +97,7 @@ def unfinished(opened: OpenHome) -> list[Unfinished]:
     found = []
     for folder in _partial_folders(opened):
         root = Digest(bytes.fromhex(folder.name))
-        files = _files_below(folder / "tree")
+        files = files_below(folder / "tree")
         facts = [os.lstat(path) for path in files]
         found.append(
             Unfinished(
@@ -136,22 +136,34 @@ def _is_stale(opened: OpenHome, folder: Path, root: Digest) -> bool:
 
 
 def _carry_out(opened: OpenHome, plan: _Plan, *, dry_run: bool) -> RemovalReport:
-    folders = [opened.folder(install) for install in plan.installs if install.source is None]
-    loose = [opened.home.nodes(root) for root in plan.manifests if opened.home.nodes(root).exists()]
     removed = [Removed("tag", f"{name}:{tag}", 0) for name, tag in plan.tags]
+    every: list[Path] = []
+    nodes = {root: opened.home.nodes(root) for root in plan.manifests if opened.home.nodes(root).exists()}
+
+    def note(kind: str, what: str, root: Digest, folder: Path | None) -> None:
+        paths = files_below(folder) if folder is not None else []
+        if root in nodes:
+            paths.append(nodes.pop(root))
+        removed.append(Removed(kind, what, _freed(paths)))
+        every.extend(paths)
+
     for install in plan.installs:
-        alone = [] if install.source else _files_below(opened.folder(install))
-        removed.append(Removed("version", f"{install.name}@{install.root}", _freed(alone)))
+        note("version", f"{install.name}@{install.root}", install.root, _own_folder(opened, install))
     for folder in plan.partials:
-        what = f"{_name_of(folder) or 'unknown'}@b3:{folder.name}"
-        removed.append(Removed("partial", what, _freed(_files_below(folder))))
-    removed += [Removed("manifest", str(Digest(bytes.fromhex(path.stem))), _freed([path])) for path in loose]
-    every = [path for folder in (*folders, *plan.partials) for path in _files_below(folder)] + loose
+        root = Digest(bytes.fromhex(folder.name))
+        note("partial", f"{_name_of(folder) or 'unknown'}@{root}", root, folder)
+    for root in tuple(nodes):
+        note("manifest", str(root), root, None)
     freed = _freed(every)
     if not dry_run:
         with disk_errors(opened.home.path):
             _delete(opened, plan)
     return RemovalReport(tuple(removed), freed, dry_run)
+
+
+def _own_folder(opened: OpenHome, install: InstallRow) -> Path | None:
+    """Where a version stands, if that is ours to remove."""
+    return opened.folder(install) if install.source is None else None
 
 
 def _delete(opened: OpenHome, plan: _Plan) -> None:
@@ -160,7 +172,7 @@ def _delete(opened: OpenHome, plan: _Plan) -> None:
     for install in plan.installs:
         _delete_version(opened, install)
     for folder in plan.partials:
-        _delete_folder(opened, folder)
+        opened.delete_folder(folder)
     for name, root in plan.heads:
         opened.heads.remove_version(name, root)
     for root in plan.manifests:
@@ -170,9 +182,9 @@ def _delete(opened: OpenHome, plan: _Plan) -> None:
 
 def _delete_version(opened: OpenHome, install: InstallRow) -> None:
     files = opened.index.files(install)
-    folder = opened.folder(install)
+    folder = _own_folder(opened, install)
     trash = None
-    if install.source is None and folder.exists():
+    if folder is not None and folder.exists():
         trash = Path(tempfile.mkdtemp(dir=opened.home.staging))
         os.rename(folder, trash / folder.name)
         sync_folder(folder.parent)
@@ -181,24 +193,13 @@ def _delete_version(opened: OpenHome, install: InstallRow) -> None:
     for file in files:
         opened.withdrawn.discard(file.id)
         opened.descriptors.drop((file.id, file.identity.dev, file.identity.ino))
-    if trash is not None:
-        _delete_folder(opened, trash)
+    if folder is not None and trash is not None:
+        opened.delete_folder(trash)
         with suppress(OSError):
             # Directories of the name that are empty now; the first that is not ends it.
             while folder.parent != opened.home.models:
                 folder = folder.parent
                 os.rmdir(folder)
-
-
-def _delete_folder(opened: OpenHome, folder: Path) -> None:
-    with opened.changing() as changes:
-        for path in _files_below(folder):
-            changes.unlink(path)
-    remove_tree(folder)
-
-
-def _files_below(folder: Path) -> list[Path]:
-    return [Path(top) / name for top, _, names in os.walk(folder) for name in names]
 
 
 def _freed(paths: Iterable[Path]) -> int:

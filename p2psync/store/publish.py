@@ -28,9 +28,9 @@ from p2psync.manifest import (
     sign_head,
 )
 from p2psync.store import linux, origin_tree
-from p2psync.store.hashing import ShortReadError, TwoThreads, blobs_from_cut, cut_file, equals
+from p2psync.store.hashing import ShortReadError, TwoThreads, blobs_from_cut, cut_file, find_equal
 from p2psync.store.heads import resolve
-from p2psync.store.home import Identity, disk_errors, make_folder, remove_tree
+from p2psync.store.home import Identity, disk_errors, make_folder
 from p2psync.store.index import FileRow, unpack_cut
 from p2psync.store.opened import OpenHome
 from p2psync.store.records import file_facts, identities, install_row, installed, move_in
@@ -53,7 +53,7 @@ def publish(
     if reference.digest is not None:
         raise InvalidReferenceError(f"{reference} names a digest, and publishing makes a new one")
     folder = folder.resolve()
-    _require_apart(opened, folder, in_place=options.in_place)
+    _require_apart(opened, folder, options)
     bases = tuple(_base(opened, base) for base in options.bases)
     source = scan(folder)
     work = _Work(opened, source, progress)
@@ -72,7 +72,7 @@ def publish(
             _commit(opened, work, staging, _Version(manifest, tree, head, envelope), in_place=options.in_place)
     finally:
         with disk_errors(staging):
-            remove_tree(staging)
+            opened.delete_folder(staging)
     signed = peek_head(envelope)
     origin = None
     if options.origin_tree is not None:
@@ -136,12 +136,15 @@ def _base(opened: OpenHome, reference: Reference) -> Digest:
     return peek_head(envelope).root
 
 
-def _require_apart(opened: OpenHome, folder: Path, *, in_place: bool) -> None:
+def _require_apart(opened: OpenHome, folder: Path, options: PublishOptions) -> None:
     """A home must not publish itself, nor call its own files somebody else's."""
     home = opened.home.path.resolve()
     if home == folder or folder in home.parents:
         raise UsageError(f"{folder} holds the home {home} itself", hint="use --home elsewhere, or publish less")
-    if in_place and home in folder.parents:
+    tree = options.origin_tree.resolve() if options.origin_tree is not None else None
+    if tree is not None and (tree == folder or folder in tree.parents):
+        raise UsageError(f"the origin tree {tree} is inside {folder}", hint="write the tree elsewhere")
+    if options.in_place and home in folder.parents:
         raise UsageError(f"{folder} is inside the home {home}", hint="publish it without --in-place")
 
 
@@ -196,25 +199,28 @@ class _Work:
     def _known(
         self, source: OpenSource, entry: SourceFile, layout: Layout, *, mine: bool
     ) -> tuple[FileRow, File] | None:
-        """An installed file with the same bytes. Costs one chunk of reading where there is none."""
+        """An installed file with the same bytes. Costs one chunk of reading where none begins alike."""
+        rows: list[FileRow] = []
+        cuts: list[list[tuple[Digest, int]]] = []
         for row, packed in self.opened.index.alike(source.identity.size, entry.path):
-            if not self.opened.proved(row) or (mine and row.install.source):
-                continue
             cut = list(unpack_cut(packed))
-            blobs = blobs_from_cut(layout, cut)
-            if blobs is None:
-                continue
-            before = self._meter.done
-            if self._equals(source, cut):
-                return row, self._file(entry, layout, blobs, row.sha256)
-            self._meter.done = before
-        return None
-
-    def _equals(self, source: OpenSource, cut: list[tuple[Digest, int]]) -> bool:
+            same_lengths = not cuts or [n for _, n in cut] == [n for _, n in cuts[0]]
+            if same_lengths and self.opened.proved(row) and not (mine and row.install.source):
+                rows.append(row)
+                cuts.append(cut)
+        blobs = blobs_from_cut(layout, cuts[0]) if cuts else None
+        if blobs is None:
+            return None
+        before = self._meter.done
         try:
-            return equals(source.fd, cut, self._meter.advance)
+            found = find_equal(source.fd, cuts, self._meter.advance)
         except ShortReadError:
-            return False
+            found = None
+        if found is None:
+            self._meter.done = before
+            return None
+        blobs = blobs_from_cut(layout, cuts[found])
+        return (rows[found], self._file(entry, layout, blobs, rows[found].sha256)) if blobs is not None else None
 
     def _link(self, row: FileRow, target: Path) -> bool:
         kept = self.opened.borrow(row)

@@ -10,9 +10,12 @@ from pathlib import Path
 
 from p2psync.content import Digest
 from p2psync.manifest import File, Manifest
-from p2psync.store.home import Identity, make_folder, sync_folder, sync_tree
+from p2psync.store.home import Identity, make_folder, remove_tree, sync_folder, sync_tree
 from p2psync.store.index import InstallRow, NewFile, pack_cut, pack_runs
 from p2psync.store.opened import OpenHome
+
+# Files that are renamed under one hold of the lock.
+_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +64,9 @@ def _variant_files(manifest: Manifest, own: Sequence[int]) -> list[int]:
 
 
 def installed(opened: OpenHome, name: str, root: Digest, files: Collection[int]) -> Path | None:
-    """Where a version stands if all of ``files`` are there and are what was proved; None otherwise."""
+    """Where a version stands if its manifest and all of ``files`` are there and what was proved; None otherwise."""
     install = opened.index.install(name, root)
-    if install is None:
+    if install is None or opened.manifests.get(root) is None:
         return None
     good = set()
     for file in opened.index.files(install):
@@ -93,9 +96,18 @@ def move_in(opened: OpenHome, staged: Path, target: Path, paths: Sequence[str], 
         return
     for path in paths:
         make_folder((target / path).parent)
-    with opened.changing() as changes:
-        for path in paths:
-            changes.replace(staged / path, target / path)
+    replace_each(opened, staged, target, paths)
+
+
+def replace_each(opened: OpenHome, staged: Path, target: Path, paths: Sequence[str]) -> None:
+    """Rename files over those of the same paths in another directory, durably. The directories are there."""
+    for start in range(0, len(paths), _BATCH):
+        with opened.changing() as changes:
+            for path in paths[start : start + _BATCH]:
+                if (target / path).is_dir() and not (target / path).is_symlink():
+                    # Somebody put a directory where a file of ours stood, and no rename goes over one.
+                    remove_tree(target / path)
+                changes.replace(staged / path, target / path)
     for folder in {(target / path).parent for path in paths}:
         sync_folder(folder)
 

@@ -13,7 +13,7 @@ from p2psync.store.heads import Heads
 from p2psync.store.home import READ_FLAGS, Home, Identity, disk_errors, remove_tree
 from p2psync.store.index import Index, IndexDamagedError, NewFile, unpack_cut
 from p2psync.store.manifests import Manifests
-from p2psync.store.opened import OpenHome
+from p2psync.store.opened import OpenHome, files_below
 from p2psync.store.records import FileFacts, file_facts, install_row
 from p2psync.store.values import Meter, Progress, ignore
 
@@ -91,9 +91,13 @@ def _recover(opened: OpenHome, progress: Progress, *, lost: bool) -> None:
     with disk_errors(home.staging):
         for entry in list(home.staging.iterdir()):
             if entry.is_dir() and not entry.is_symlink():
-                remove_tree(entry)
+                opened.delete_folder(entry)
             else:
                 entry.unlink()
+        for folder in home.partial.iterdir():
+            if folder.is_dir() and not files_below(folder / "tree"):
+                # What a crash after the last rename of an install left, or one before the first file was made.
+                remove_tree(folder)
     recorded = opened.index.node_roots()
     for root in opened.manifests.roots():
         if root not in recorded:

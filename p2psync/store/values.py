@@ -1,4 +1,4 @@
-"""What the store takes and gives: plain values with their JSON."""
+"""What the store takes and gives, as plain values."""
 
 from __future__ import annotations
 
@@ -131,16 +131,6 @@ class Damage:
         """How many bytes are wrong."""
         return sum(length for _, length in self.ranges)
 
-    def to_json(self) -> dict[str, Any]:
-        """As ``verify --json`` prints it."""
-        return {
-            "name": self.name,
-            "digest": str(self.root),
-            "path": self.path,
-            "kind": self.kind.value,
-            "ranges": [list(r) for r in self.ranges],
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
@@ -149,10 +139,6 @@ class VerifyReport:
     files: int
     bytes: int
     damages: tuple[Damage, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """As ``verify --json`` prints it."""
-        return {"files": self.files, "bytes": self.bytes, "damaged": [d.to_json() for d in self.damages]}
 
 
 @dataclass(frozen=True, slots=True)

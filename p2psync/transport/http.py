@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from p2psync.errors import NetworkError, RemoteProtocolError, SourceTimeoutError, SourceUnreachableError, WithdrawnError
+from p2psync.errors import RemoteProtocolError, SourceTimeoutError, SourceUnreachableError, WithdrawnError
 from p2psync.limits import HTTP_HEAD_BYTES_MAX, IDLE_CLIENT_S, KIB
 from p2psync.transport.buffers import BufferPool
 from p2psync.transport.endpoint import Endpoint

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from p2psync.manifest import VerifyKey
+from p2psync.trust import Keyring, TrustStore
+
 PROGRAM = (sys.executable, "-m", "p2psync")
 # Hang guards. Far above what anything takes, so that a slow machine fails no test.
 COMMAND_S = 120.0
@@ -247,8 +250,7 @@ class Publisher:
 
     @classmethod
     def at(cls, path: Path) -> Publisher:
-        home = Home(path)
-        return cls(home, home.run("key", "new", "maker").line)
+        return cls(Home(path), str(Keyring(path / "keys").new("maker")))
 
     def publish(self, folder: Path, reference: str = "acme/model", *words: object) -> dict[str, Any]:
         """Publish a folder; returns what ``--json`` prints."""
@@ -256,7 +258,7 @@ class Publisher:
 
     def node(self, path: Path, program: tuple[str, ...] = PROGRAM) -> Home:
         """A fresh home that trusts this publisher."""
-        Home(path).trust(self.key)
+        TrustStore(path / "trust").add("acme/*", VerifyKey.parse(self.key))
         return Home(path, program)
 
 
