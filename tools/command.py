@@ -111,7 +111,7 @@ class Serving:
     def stop(self) -> int:
         """Interrupt it as a person would, kill it if that does not help, and return its exit code."""
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(signal.SIGTERM)
             try:
                 self._process.wait(_GRACE_S)
             except subprocess.TimeoutExpired:
