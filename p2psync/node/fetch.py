@@ -25,6 +25,7 @@ from p2psync.limits import (
     JOURNAL_BYTES_MAX,
     JOURNAL_INTERVAL_S,
     LAN_LANES,
+    MIB,
     PULL_BUFFERS,
     STALL_S,
     WAN_LANES,
@@ -41,6 +42,9 @@ Emit = Callable[[dict[str, Any]], None]
 WRITE_SLOW_S = 0.05
 WRITE_SLOW_FOR_S = 1.0
 TICK_S = 0.25
+# Sixteen connections are for links where one gets a share that is too small. A source that brings this much over
+# four is not on such a link, and more connections only cost CPU.
+THICK_BYTES_PER_S = 32 * MIB
 PROGRESS_S = 0.5
 
 
@@ -76,6 +80,7 @@ class Fetch:
         self._unsynced_bytes = 0
         self._last_byte_s = time.monotonic()
         self._slow_until_s = 0.0
+        self._thin: set[str] = set()
         self.lan = 0
         self.wan = 0
         self.by_source: dict[str, int] = {}
@@ -121,6 +126,9 @@ class Fetch:
 
     async def _lane(self, source: Source, number: int) -> None:
         while not self._picker.done and not self._picker.is_banned(source.url):
+            if number >= LAN_LANES and source.url not in self._thin:
+                await self._rest(0.0)
+                continue
             batch = self._picker.next_batch(source.url, time.monotonic())
             if not batch:
                 await self._rest(self._picker.rest_s(source.url, time.monotonic()))
@@ -184,24 +192,31 @@ class Fetch:
         Raises:
             DigestMismatchError: it does not prove. Nothing was written.
         """
-        if self._incoming.holds(chunk.index):
-            return
         view = buffer.view(chunk.length)
         began_s = time.monotonic()
-        if began_s >= self._slow_until_s:
+        if self._incoming.holds(chunk.index):
+            # Another request brought it, and may have been stopped between its write and its report.
+            self._prove(source, chunk, view)
+        elif began_s >= self._slow_until_s:
             self._prove_and_write(source, chunk, view)
         else:
             await self._in_thread(self._prove_and_write, source, chunk, view)
-        self._unsynced_bytes += chunk.length
-        self._last_byte_s = time.monotonic()
-        if self._last_byte_s - began_s > WRITE_SLOW_S:
-            self._slow_until_s = self._last_byte_s + WRITE_SLOW_FOR_S
-        self.by_source[source.url] += chunk.length
-        if source.kind is SourceKind.WAN:
-            self.wan += chunk.length
-        else:
-            self.lan += chunk.length
-        for rival in self._picker.arrived(source.url, chunk, self._last_byte_s):
+        now_s = time.monotonic()
+        if now_s - began_s > WRITE_SLOW_S:
+            self._slow_until_s = now_s + WRITE_SLOW_FOR_S
+        self._report_chunk(source, chunk, now_s)
+
+    def _report_chunk(self, source: Source, chunk: Chunk, now_s: float) -> None:
+        """Count a chunk that is on disk, once, and tell the picker, each time."""
+        if self._picker.misses(chunk.index):
+            self._unsynced_bytes += chunk.length
+            self._last_byte_s = now_s
+            self.by_source[source.url] += chunk.length
+            if source.kind is SourceKind.WAN:
+                self.wan += chunk.length
+            else:
+                self.lan += chunk.length
+        for rival in self._picker.arrived(source.url, chunk, now_s):
             self._stop_rival(rival, chunk)
         if self._picker.done:
             self._wake.set()
@@ -220,9 +235,12 @@ class Fetch:
             raise
 
     def _prove_and_write(self, source: Source, chunk: Chunk, view: memoryview) -> None:
+        self._prove(source, chunk, view)
+        self._incoming.write(chunk, view)
+
+    def _prove(self, source: Source, chunk: Chunk, view: memoryview) -> None:
         if Digest.of(view) != chunk.digest:
             raise DigestMismatchError(f"{source.url} sent other bytes than chunk {chunk.digest}")
-        self._incoming.write(chunk, view)
 
     def _stop_rival(self, url: str, chunk: Chunk) -> None:
         for (owner, _number), job in self._jobs.items():
@@ -232,9 +250,12 @@ class Fetch:
     async def _judge(self) -> None:
         """Look at silence a few times a second, and end the pull when nobody can help."""
         told_s = 0.0
+        brought: dict[str, int] = {}
         while True:
             await asyncio.sleep(TICK_S)
             now_s = time.monotonic()
+            self._thin = {u for u, n in self.by_source.items() if n - brought.get(u, 0) < THICK_BYTES_PER_S * TICK_S}
+            brought = dict(self.by_source)
             for url in self._picker.tick(now_s):
                 self._emit({"event": "source", "url": url, "state": "slow", "reason": "silent"})
             if now_s - told_s >= PROGRESS_S:

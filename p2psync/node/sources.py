@@ -136,7 +136,7 @@ async def ask_all(sources: Sequence[Source], question: Callable[[Source], Awaita
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _answer(source: Source, task: asyncio.Future[T]) -> T | BaseException:
+def _answer(source: Source, task: asyncio.Task[T]) -> T | BaseException:
     if not task.done():
         return SourceTimeoutError(f"{source.url} was silent {GRACE_S:g} s after another source had answered")
     error = task.exception()

@@ -54,7 +54,7 @@ def publish(
         raise InvalidReferenceError(f"{reference} names a digest, and publishing makes a new one")
     folder = folder.resolve()
     _require_apart(opened, folder, options)
-    bases = tuple(_base(opened, base) for base in options.bases)
+    bases = tuple(dict.fromkeys(_base(opened, base) for base in options.bases))
     source = scan(folder)
     work = _Work(opened, source, progress)
     with disk_errors(opened.home.staging, needed_bytes=source.size):

@@ -91,6 +91,10 @@ class Picker:
         """The chunks that have not arrived, in manifest order."""
         return [self._missing[i] for i in sorted(self._missing)]
 
+    def misses(self, index: int) -> bool:
+        """Whether the chunk with this number has not arrived."""
+        return index in self._missing
+
     def join(self, source: str, *, outside: bool, holds: bytes | None, now_s: float, start: int = 0) -> None:
         """A source is ready. ``holds`` is its inventory (bit i of byte i // 8, lowest first), None for all.
 

@@ -40,11 +40,6 @@ def store(home):
         yield opened
 
 
-@pytest.fixture
-def model(tmp_path):
-    return make_model(tmp_path / "model")
-
-
 def test_snapshot_holds_the_same_files_read_only(store, model):
     """A published snapshot is a copy: equal bytes, mode 0444, of its own inodes."""
     published = publish(store, model)
@@ -258,7 +253,7 @@ def test_file_that_shrinks_while_it_is_read(store, model, monkeypatch):
     real = os.preadv
 
     def shrinking(fd, buffers, offset):
-        if len(buffers[0]) > 100_000:
+        if len(buffers[0]) > 100_000 and os.fstat(fd).st_size == 700_000:
             os.truncate(model / "vocab.txt", 10)
         return real(fd, buffers, offset)
 
@@ -273,7 +268,8 @@ def test_bases_are_resolved_and_signed(store, model):
     first = publish(store, model)
     edit(model / "vocab.txt")
     second = publish(store, model, bases=(Reference(NAME), Reference(NAME, digest=first.root)))
-    assert second.head.bases == (first.root,) or second.head.bases == (first.root, first.root)
+    assert second.head.bases == (first.root,)
+    assert manifest_of(store, second).bases == (first.root,)
 
 
 def test_unknown_base(store, model):
