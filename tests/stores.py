@@ -28,7 +28,9 @@ def write_safetensors(path: Path, tensors: Mapping[str, bytes]) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(tensors.values()))
 
 
-def tensors_of(seed: int, changed: Mapping[int, int] | None = None, count: int = 5, size: int = 300_000) -> dict[str, bytes]:
+def tensors_of(
+    seed: int, changed: Mapping[int, int] | None = None, count: int = 5, size: int = 300_000
+) -> dict[str, bytes]:
     """Random tensors; ``changed`` gives single ones a seed of their own."""
     return {
         f"layer.{n}.weight": random.Random((changed or {}).get(n, seed) * 1000 + n).randbytes(size + n)

@@ -97,7 +97,7 @@ class Fetch:
             StalledError: no proved byte from anywhere within the limit.
             P2PSyncError: no source that may still be asked holds what is missing, or this disk refused.
         """
-        now_s = time.monotonic()
+        now_s = self._last_byte_s = time.monotonic()
         for place, source in enumerate(sources):
             outside = source.kind is SourceKind.WAN
             self.by_source.setdefault(source.url, 0)

@@ -108,7 +108,7 @@ class Pull:
                 path, fetch = await self._bring(sources, resolved, manifest, tree, files)
             if not resolved.unchanged:
                 await asyncio.to_thread(self._store.put_head, resolved.envelope, head)
-                etags.save()
+            etags.save()
             if request.to is not None:
                 await asyncio.to_thread(self._store.export, head.name, head.root, files, request.to, request.link)
                 path = request.to

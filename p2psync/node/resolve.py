@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from p2psync.content import Digest
-from p2psync.errors import ModelNotFoundError, NetworkError, P2PSyncError, worst
+from p2psync.errors import ModelNotFoundError, NetworkError, P2PSyncError, RollbackError, worst
 from p2psync.manifest import Head, Reference
 from p2psync.node.sources import ask_all
 from p2psync.transport import HeadReply, Source
@@ -38,6 +38,7 @@ class EtagMemory:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._tags: dict[str, list[str]] = {}
+        self._changed = False
         try:
             loaded = json.loads(path.read_bytes())
             self._tags = {str(k): [str(v[0]), str(v[1])] for k, v in loaded.items()}
@@ -54,9 +55,12 @@ class EtagMemory:
         if reply.etag and reply.envelope is not None:
             self._tags.pop(self._key(url, reference), None)
             self._tags[self._key(url, reference)] = [reply.etag, Digest.of(reply.envelope).hex()]
+            self._changed = True
 
     def save(self) -> None:
-        """Write the newest entries. A home that refuses writes is no fault here."""
+        """Write the newest entries, if any was learned. A home that refuses writes is no fault here."""
+        if not self._changed:
+            return
         text = json.dumps(dict(list(self._tags.items())[-ETAGS_MAX:]))
         scratch = self._path.with_suffix(".new")
         try:
@@ -110,6 +114,11 @@ async def resolve(
             failures[source.url] = error
             continue
         etags.learn(source.url, reference, reply)
+        if best is not None and head.version == best.head.version and head.root != best.head.root:
+            raise RollbackError(
+                f"version {head.version} of {head.name}:{head.tag} is signed for {best.head.root} and for {head.root}",
+                hint="its publisher signed two contents under one version: ask which one is meant, and pull it by digest",
+            )
         if best is None or head.version > best.head.version:
             best = Resolved(head, envelope, envelope == known, failures)
     if best is None:

@@ -23,7 +23,8 @@ from typing import Any
 
 from p2psync.content import DIGEST_BYTES, Digest
 from p2psync.errors import StoreError, UnsupportedVersionError
-from p2psync.store.home import Identity, full_error
+from p2psync.limits import KIB
+from p2psync.store.home import Identity, free_bytes, full_error
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -53,6 +54,8 @@ _CUT = struct.Struct(f"<{DIGEST_BYTES}sI")
 _RUN = struct.Struct("<II")
 # The identity of a file that is not there.
 NOBODY = Identity(0, 0, 0, 0, 0)
+_FULL_CODES = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
+_ROOM_BYTES = 64 * KIB
 _DAMAGED_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
@@ -387,12 +390,13 @@ class Index:
             db = sqlite3.connect(":memory:", check_same_thread=False)
             db.executescript(_SCHEMA + f"PRAGMA user_version = {_SCHEMA_VERSION};")
             return db
-        try:
-            db = sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+        uri = f"{self._path.absolute().as_uri()}?mode=ro"
+        with contextlib.suppress(sqlite3.OperationalError), contextlib.ExitStack() as failing:
+            db = sqlite3.connect(uri, uri=True, check_same_thread=False)
+            failing.callback(db.close)
             db.execute("SELECT count(*) FROM sqlite_master").fetchall()
+            failing.pop_all()
             return db
-        except sqlite3.OperationalError:
-            db.close()
         # On a read-only file system SQLite cannot make the files that WAL needs: read a copy of ours.
         if self._scratch is None:
             self._scratch = tempfile.mkdtemp(prefix="p2psync-index-")
@@ -466,7 +470,9 @@ def _database_errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
+        # On a full disk SQLite cannot even make the file through which its connections agree, and calls that I/O.
+        full = code in _FULL_CODES and free_bytes(path) < _ROOM_BYTES
+        if code == sqlite3.SQLITE_FULL or full:
             raise full_error(path, 0) from error
         if code in _DAMAGED_CODES:
             text = f"the index {path} is damaged: {error}"

@@ -145,13 +145,12 @@ def _known(opened: OpenHome, top: Path) -> dict[Digest, _Stand]:
         except P2PSyncError:
             # What cannot be read is of no use here; those who pull it find out by themselves.
             continue
+        found = [(digest, *extent) for digest, extent in index.nodes.items()]
+        table = chunk_table(manifest)
+        found += [(chunk.digest, *spot, chunk.length) for chunk, spot in zip(table, index, strict=False)]
         sizes = [_size(top / "packs" / f"{pack.hex()}.pack") for pack in index.packs]
-        for digest, (pack, offset, length) in index.nodes.items():
-            if offset + length <= sizes[pack]:
-                stands[digest] = (index.packs[pack], offset, length)
-        for chunk, (pack, offset) in zip(chunk_table(manifest), index, strict=False):
-            if offset + chunk.length <= sizes[pack]:
-                stands[chunk.digest] = (index.packs[pack], offset, chunk.length)
+        short = {pack for _, pack, offset, length in found if offset + length > sizes[pack]}
+        stands.update((d, (index.packs[pack], o, n)) for d, pack, o, n in found if pack not in short)
     return stands
 
 

@@ -179,7 +179,9 @@ class Picker:
         if entry is None:
             return
         for index in entry.asked:
-            self._askers[index].remove(source)
+            askers = self._askers.get(index, [])  # None are left for a chunk that a rival has just brought.
+            if source in askers:
+                askers.remove(source)
         self._undefer()
         self._requeue(entry.asked)
 

@@ -161,6 +161,9 @@ async def call(path: Path, verb: str, args: JsonObject, on_event: Emit) -> JsonO
                 return result
             else:
                 raise _heard(answer.get("error"))
+    except P2PSyncError:
+        # Some errors of verbs are a ValueError as well, and are passed on as they are.
+        raise
     except (OSError, asyncio.IncompleteReadError) as error:
         raise SourceUnreachableError(f"the process behind {path} ended before it answered") from error
     except ValueError as error:

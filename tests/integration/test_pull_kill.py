@@ -13,8 +13,11 @@ import pytest
 from tests.integration.conftest import Shop
 from tests.integration.lab import Home, Publisher, until
 from tests.integration.models import (
+    MIB,
+    WEIGHTS,
     assert_equal_files,
     bytes_of,
+    edit,
     held_digests,
     make_model,
     pieces_of,
@@ -195,7 +198,7 @@ def test_killed_publish_leaves_no_half_version(publisher: Publisher, tmp_path: P
     dice = random.Random(21)
     home, folder = publisher.home, make_model(tmp_path / "model")
     versions = []
-    for turn in range(10):
+    for turn in range(7):
         make_model(folder, seed=turn)
         with home.start("publish", folder, "acme/model", "--key", "maker", "--to", tmp_path / "tree") as running:
             time.sleep(dice.uniform(0.1, 1.0))
@@ -203,7 +206,7 @@ def test_killed_publish_leaves_no_half_version(publisher: Publisher, tmp_path: P
         models = home.json("ls")["models"]
         assert all(row["installed"] for row in models)
         versions.append(max((row["version"] for row in models), default=0))
-        assert home.json("verify")["ok"]
+    assert home.json("verify")["ok"]
     assert versions == sorted(versions)
     published = publisher.publish(folder, "acme/model", "--to", tmp_path / "tree")
     assert published["version"] > versions[-1]
@@ -213,6 +216,65 @@ def test_killed_publish_leaves_no_half_version(publisher: Publisher, tmp_path: P
     with home.serve() as seed:
         assert_equal_files(node.pull("acme/model", "--from", seed.url)["path"], folder)
     assert_equal_files(other.pull("acme/model", "--from", tmp_path / "tree")["path"], folder)
+
+
+def kill_after_a_while(home: Home, dice: random.Random, *words: object) -> None:
+    """Start a command and kill it somewhere between its first import and its last word."""
+    with home.start(*words) as running:
+        time.sleep(dice.uniform(0.15, 0.6))
+        running.kill()
+
+
+def test_killed_repair_heals_the_next_time(shop: Shop, tmp_path: Path) -> None:
+    """A repair killed at random moments loses no good byte: the next one heals the version."""
+    dice = random.Random(8)
+    node = shop.node(tmp_path / "node")
+    path = Path(node.pull("acme/model", "--from", shop.seed.url)["path"])
+    for _ in range(5):
+        for weights in node.path.rglob(WEIGHTS):
+            edit(weights, dice.randrange(1000, 14_000_000))
+        kill_after_a_while(node, dice, "verify", "--repair", "--from", shop.seed.url)
+    result = node.json("verify", "--repair", "--from", shop.seed.url)
+    assert result["ok"]
+    assert sum(row["fetched_bytes"] for row in result["repaired"]) <= 5 * 2 * MIB
+    assert_equal_files(path, shop.folder)
+    assert node.pull("acme/model", "--from", shop.seed.url)["unchanged"]
+    assert node.json("status")["partials"] == []
+
+
+def test_killed_export_is_whole_or_absent(shop: Shop, tmp_path: Path) -> None:
+    """A directory that --to made has all files or is not there."""
+    dice = random.Random(9)
+    node = shop.node(tmp_path / "node")
+    node.pull("acme/model", "--from", shop.seed.url)
+    for turn in range(5):
+        target = tmp_path / "out" / str(turn)
+        kill_after_a_while(node, dice, "pull", "acme/model", "--offline", "--to", target)
+        if target.exists():
+            assert_equal_files(target, shop.folder)
+        node.pull("acme/model", "--offline", "--to", target)
+        assert_equal_files(target, shop.folder)
+
+
+def test_killed_removal_takes_nothing_that_stays(publisher: Publisher, tmp_path: Path) -> None:
+    """Killed at random moments, rm and prune remove a version or leave it, and never harm one that shares its files."""
+    dice = random.Random(10)
+    home = publisher.home
+    kept = make_model(tmp_path / "kept", layers=2)
+    publisher.publish(kept, "acme/kept")
+    for turn in range(4):
+        publisher.publish(make_model(tmp_path / "gone", layers=2, changed={1: turn}), "acme/gone")
+        kill_after_a_while(home, dice, *(("rm", "acme/gone") if turn % 2 else ("prune",)))
+        assert all(row["installed"] for row in home.json("ls")["models"])
+    assert home.json("verify")["ok"]
+    home.run("rm", "acme/gone", code=None)
+    home.run("prune")
+    assert [row["reference"] for row in home.json("ls")["models"]] == ["acme/kept:latest"]
+    assert len(list(home.path.rglob(WEIGHTS))) == 1
+    assert home.json("verify")["ok"]
+    node = publisher.node(tmp_path / "node")
+    with home.serve() as seed:
+        assert_equal_files(node.pull("acme/kept", "--from", seed.url)["path"], kept)
 
 
 @pytest.mark.slow

@@ -13,7 +13,17 @@ import pytest
 
 from tests.integration.conftest import Shop
 from tests.integration.lab import HASTE, Home, Publisher, until
-from tests.integration.models import WEIGHTS, assert_equal_files, bytes_of, copied, edit, make_model, pieces_of, size_of
+from tests.integration.models import (
+    WEIGHTS,
+    assert_equal_files,
+    bytes_of,
+    copied,
+    edit,
+    held_digests,
+    make_model,
+    pieces_of,
+    size_of,
+)
 from tests.integration.relay import Relay
 
 
@@ -67,6 +77,58 @@ def test_two_pulls_of_one_model_through_serve(shop: Shop, tmp_path: Path) -> Non
     assert_equal_files(tmp_path / "copy", shop.folder)
 
 
+def test_pulls_of_two_models_at_once(publisher: Publisher, tmp_path: Path) -> None:
+    """Two models that share chunks are pulled at the same time by one serve, and both end right."""
+    one, two = make_model(tmp_path / "one"), make_model(tmp_path / "two", changed={0: 8, 1: 8})
+    publisher.publish(one, "acme/one")
+    publisher.publish(two, "acme/two")
+    node = publisher.node(tmp_path / "node")
+    with publisher.home.serve() as seed, node.serve():
+        pulls = [node.start("pull", f"acme/{name}", "--from", seed.url, "--json") for name in ("one", "two")]
+        with pulls[0] as first, pulls[1] as second:
+            paths = [first.wait(0).json["path"], second.wait(0).json["path"]]
+        assert node.json("verify")["ok"]
+    assert_equal_files(paths[0], one)
+    assert_equal_files(paths[1], two)
+
+
+def test_one_content_under_two_names_at_once(publisher: Publisher, tmp_path: Path) -> None:
+    """The same bytes under two names are two models for one serve, pulled at the same time, and moved about once."""
+    folder = make_model(tmp_path / "model")
+    publisher.publish(folder, "acme/one")
+    publisher.publish(folder, "acme/two")
+    node = publisher.node(tmp_path / "node")
+    with publisher.home.serve() as seed, Relay(seed.url) as relay, node.serve():
+        pulls = [node.start("pull", f"acme/{name}", "--from", relay.url, "--json") for name in ("one", "two")]
+        with pulls[0] as first, pulls[1] as second:
+            done = [first.wait(None), second.wait(None)]
+        results = [
+            node.pull(f"acme/{name}", "--from", relay.url) if each.code else each.json
+            for name, each in zip(("one", "two"), done, strict=True)
+        ]
+        assert {each.code for each in done} <= {0, 6}
+        assert relay.sent < 2.2 * size_of(folder)
+        assert node.json("verify")["ok"]
+    for result in results:
+        assert_equal_files(result["path"], folder)
+
+
+def test_version_that_goes_while_it_is_served(shop: Shop, tmp_path: Path) -> None:
+    """A version that rm removes while a peer reads it is withdrawn; the peer takes the rest from elsewhere."""
+    near, far = shop.node(tmp_path / "near"), shop.node(tmp_path / "far")
+    near.pull("acme/model", "--from", shop.seed.url)
+    with (
+        near.serve("--upload-limit", "4M") as peer,
+        far.start("pull", "acme/model", "--peer", peer.address, "--from", shop.seed.url, "--json") as running,
+    ):
+        until(lambda: len(held_digests(far.path, shop.folder)) > 2, "some chunks are on disk")
+        assert near.json("rm", "acme/model")["removed"]
+        done = running.wait(0)
+        assert "banned" not in done.stderr
+    assert_equal_files(done.json["path"], shop.folder)
+    assert not list((near.path / "models").rglob(WEIGHTS))
+
+
 def test_prune_while_a_pull_runs(publisher: Publisher, tmp_path: Path) -> None:
     """Beside a running update prune takes the version without a tag and nothing that is in flight or linked."""
     first, second = make_model(tmp_path / "v1"), make_model(tmp_path / "v2", changed={0: 3, 1: 3})
@@ -107,21 +169,21 @@ def test_bare_prune_while_a_pull_runs(shop: Shop, tmp_path: Path) -> None:
             assert_equal_files(running.wait(0).json["path"], shop.folder)
 
 
-def test_prune_takes_what_an_interrupted_pull_left(shop: Shop, tmp_path: Path) -> None:
-    """Once nobody works on it, an unfinished pull is what prune frees; -n only says so."""
+def test_prune_keeps_an_interrupted_pull_until_it_is_of_no_use(shop: Shop, tmp_path: Path) -> None:
+    """A pull that was interrupted lately is still in flight: prune leaves it, the next pull goes on with it."""
     node = shop.node(tmp_path / "node")
     with Relay(shop.seed.url) as relay:
         relay.hold_after(6_000_000)
         with node.start("pull", "acme/model", "--from", relay.url) as running:
             until(lambda: relay.holding, "the pull is in the middle")
             running.kill()
-    preview = node.json("prune", "-n")
-    assert preview["dry_run"]
-    assert [row["kind"] for row in preview["removed"]] == ["partial"]
-    assert node.json("status")["partials"]
-    assert node.json("prune")["removed"] == preview["removed"]
+    (before,) = node.json("status")["partials"]
+    assert before["done"] > 0
+    assert node.json("prune", "-n")["removed"] == []
+    assert node.json("prune")["removed"] == []
+    assert node.json("status")["partials"] == [before]
+    assert node.pull("acme/model", "--from", shop.seed.url)["bytes"]["reused"] > 0
     assert node.json("status")["partials"] == []
-    assert not list(node.path.rglob(WEIGHTS))
 
 
 @pytest.mark.root

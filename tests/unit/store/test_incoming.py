@@ -17,14 +17,12 @@ from tests.stores import (
     contents,
     edit,
     feed,
-    make_model,
     manifest_of,
     publish,
     pull,
     tensors_of,
     write_safetensors,
 )
-
 
 FILES = st.dictionaries(
     st.sampled_from(["a", "b.bin", "dir/c", "dir/d e", "ü"]),
@@ -342,7 +340,7 @@ def test_failed_sync_is_not_repeated(seed, node, model, monkeypatch):
 
 
 def test_head_of_another_version_is_a_fault(seed, node, model):
-    """begin with a head that does not name the version is refused."""
+    """Begin with a head that does not name the version is refused."""
     version = publish(seed, model)
     manifest = manifest_of(seed, version)
     with pytest.raises(ValueError, match="a head of"):
@@ -417,3 +415,25 @@ def test_closed_store_files_nothing(node, seed, model, tmp_path):
         with pytest.raises(StoreError):
             reader.prune(dry_run=False)
         assert reader.prune(dry_run=True).freed_bytes == 0
+
+
+def test_external_data_is_copied_not_linked(seed, node, tmp_path):
+    """ONNX external data that an older version has arrives as a file of its own, without a byte from the source."""
+    onnx = pytest.importorskip("onnx")
+    np = pytest.importorskip("numpy")
+    folder = tmp_path / "onnx"
+    folder.mkdir()
+    weight = onnx.numpy_helper.from_array(np.arange(600_000, dtype=np.float32), "w")
+    graph = onnx.helper.make_node("Identity", ["w"], ["y"])
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [600_000])
+    model = onnx.helper.make_model(onnx.helper.make_graph([graph], "g", [], [output], [weight]))
+    onnx.save(model, folder / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    first = pull(seed, node, publish(seed, folder))
+    (folder / "note").write_bytes(b"x")
+    incoming = begin(seed, node, publish(seed, folder))
+    assert [chunk.length for chunk in incoming.missing] == [1]
+    feed(seed, incoming)
+    second = incoming.install()
+    assert contents(second) == contents(folder)
+    assert (first / "m.data").stat().st_nlink == (second / "m.data").stat().st_nlink == 1
+    assert (second / "m.onnx").stat().st_nlink == 2

@@ -26,7 +26,6 @@ from tests.stores import (
     contents,
     edit,
     home_files,
-    make_model,
     manifest_of,
     publish,
     tensors_of,
@@ -279,13 +278,13 @@ def test_unknown_base(store, model):
 
 
 def test_expiry_is_counted_from_now(store, model):
-    """expires_s is a span; without it a head never expires."""
+    """An expiry is a span; without it a head never expires."""
     assert publish(store, model, expires_s=60).head.expires == NOW_S + 60
     assert publish(store, model).head.expires is None
 
 
 def test_variants_are_listed(store, model):
-    """p2psync.toml makes variants over the published files and is not published itself."""
+    """Settings make variants over the published files and is not published itself."""
     (model / "p2psync.toml").write_text('[variants.small]\nfiles = ["vocab.txt"]\ndefault = true\n')
     manifest = manifest_of(store, publish(store, model))
     assert [f.path for f in manifest.files] == ["empty", WEIGHTS, "sub folder/größe.json", "vocab.txt"]
@@ -356,7 +355,7 @@ def test_external_data_is_never_a_link(store, tmp_path):
 
 
 def test_tag_signs_a_new_head(store, model):
-    """tag makes a head of the same root under another tag, counted on its own."""
+    """Tagging makes a head of the same root under another tag, counted on its own."""
     first = publish(store, model)
     head = store.tag(Reference(NAME), "stable", KEY, NOW_S)
     assert (head.root, head.tag, head.version) == (first.root, "stable", 1)

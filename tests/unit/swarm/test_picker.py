@@ -57,6 +57,22 @@ def test_outside_takes_over_when_the_peer_leaves() -> None:
     assert indexes(picker.next_batch("seed", 0)) == [0]
 
 
+def test_rival_may_leave_before_its_request_was_stopped() -> None:
+    """A source that still has a request for a chunk that another one brought can leave like any other."""
+    picker = Picker(chunks(1))
+    picker.join("late", outside=False, holds=None, now_s=0)
+    picker.join("quick", outside=False, holds=None, now_s=0)
+    (chunk,) = picker.next_batch("late", 0)
+    later_s = LATE_FLOOR_S * 100
+    assert picker.next_batch("quick", later_s) == [chunk]
+    assert picker.misses(chunk.index)
+    assert picker.arrived("quick", chunk, later_s) == ["late"]
+    assert not picker.misses(chunk.index)
+    picker.leave("late")
+    assert picker.is_banned("late")
+    assert picker.done
+
+
 def test_outside_takes_over_when_the_peer_is_silent() -> None:
     """A peer that owes chunks and says nothing is passed over, and trusted again once it delivers."""
     all_chunks = chunks(3)
