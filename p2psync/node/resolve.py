@@ -117,7 +117,7 @@ async def resolve(
         if best is not None and head.version == best.head.version and head.root != best.head.root:
             raise RollbackError(
                 f"version {head.version} of {head.name}:{head.tag} is signed for {best.head.root} and for {head.root}",
-                hint="its publisher signed two contents under one version: ask which one is meant, and pull it by digest",
+                hint="its publisher signed both: ask which one is meant, and pull that one by its digest",
             )
         if best is None or head.version > best.head.version:
             best = Resolved(head, envelope, envelope == known, failures)

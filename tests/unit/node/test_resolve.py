@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,14 @@ async def test_highest_version_wins(trust: TrustStore, etags: EtagMemory) -> Non
     assert found.envelope == said(10)
     assert not found.unchanged
     assert found.failures == {}
+
+
+async def test_two_contents_under_one_version(trust: TrustStore, etags: EtagMemory) -> None:
+    """A publisher who signs two contents as the same version is not followed to either of them."""
+    other = replace(head(2), root=Digest.of(b"another"))
+    sources = [FakeSource("http://a", envelope=said(2)), FakeSource("http://b", envelope=sign_head(other, KEY))]
+    with pytest.raises(RollbackError, match="version 2 of acme/model:latest"):
+        await ask(sources, trust, etags)
 
 
 async def test_bad_signature_beside_a_good_one(trust: TrustStore, etags: EtagMemory) -> None:
