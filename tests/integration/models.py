@@ -162,6 +162,24 @@ def held_digests(home: Path, source: Path) -> set[str]:
     return held
 
 
+def written_bytes(home: Path) -> int:
+    """Bytes that were written to the unfinished files of a home. It reads none of them: a hole that was read counts."""
+    total = 0
+    for path in (home / "partial").rglob("*"):
+        if not path.is_file() or "tree" not in path.parts:
+            continue
+        with path.open("rb") as file:
+            place, size = 0, os.fstat(file.fileno()).st_size
+            while place < size:
+                try:
+                    start = os.lseek(file.fileno(), place, os.SEEK_DATA)
+                except OSError:
+                    break
+                place = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+                total += place - start
+    return total
+
+
 def copied(folder: Path, to: Path) -> Path:
     """A copy of a folder, made of new files."""
     shutil.copytree(folder, to)

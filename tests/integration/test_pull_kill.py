@@ -22,6 +22,7 @@ from tests.integration.models import (
     make_model,
     pieces_of,
     size_of,
+    written_bytes,
 )
 from tests.integration.relay import Relay
 
@@ -100,6 +101,7 @@ def test_interrupted_pull_exits_130_and_resumes(number: signal.Signals, code: in
         relay.hold_after(8_000_000)
         with node.start("pull", "acme/model", "--from", relay.url, "--json") as running:
             until(lambda: relay.holding, "half of the bytes are through")
+            until(lambda: written_bytes(node.path) > MIB, "some of them are on disk")
             running.signal(number)
             done = running.wait(code)
         assert done.error["code"] == "interrupted"
@@ -126,6 +128,7 @@ def test_interrupted_caller_stops_the_pull_of_the_serve(shop: Shop, tmp_path: Pa
         relay.hold_after(8_000_000)
         with node.start("pull", "acme/model", "--from", relay.url) as running:
             until(lambda: relay.holding, "half of the bytes are through")
+            until(lambda: written_bytes(node.path) > MIB, "some of them are on disk")
             running.signal(signal.SIGINT)
             running.wait(130)
         until(lambda: node.json("status")["transfers"] == [], "the serve has ended the pull")
@@ -180,6 +183,7 @@ def test_killed_serve_gives_its_home_back(shop: Shop, tmp_path: Path) -> None:
         relay.hold_after(8_000_000)
         with node.serve() as serving, node.start("pull", "acme/model", "--from", relay.url, "--json") as running:
             until(lambda: relay.holding, "half of the bytes are through")
+            until(lambda: written_bytes(node.path) > MIB, "some of them are on disk")
             serving.kill()
             done = running.wait(None)
             assert done.code in (6, 7)
