@@ -21,7 +21,7 @@ from p2psync.manifest import Chunk, Head, Manifest, Place, Tree, chunk_table, pe
 from p2psync.store import linux
 from p2psync.store.descriptors import Descriptors
 from p2psync.store.hashing import ShortReadError, fill
-from p2psync.store.home import READ_FLAGS, disk_errors, make_folder, write_durably
+from p2psync.store.home import READ_FLAGS, Identity, disk_errors, make_folder, write_durably
 from p2psync.store.incoming import Incoming, Partial, require_room
 from p2psync.store.index import FileRow, Spot
 from p2psync.store.journal import read_journal
@@ -154,29 +154,28 @@ class _Start:
                 if not fact.file.size or fact.file.external:
                     continue
                 for row in self._opened.index.holders(fact.cut):
-                    if row.install.source is None and self._link(prover, row, part.path(fact)):
-                        part.whole.add(fact.number)
+                    linked = None if row.install.source else self._link(prover, row, part.path(fact))
+                    if linked is not None:
+                        part.whole[fact.number] = linked
                         break
 
-    def _link(self, prover: Prover, row: FileRow, target: Path) -> bool:
+    def _link(self, prover: Prover, row: FileRow, target: Path) -> Identity | None:
         if not self._opened.proved(row):
             prover.prove(row)
         fresh = self._opened.index.file(row.id)
         kept = self._opened.borrow(fresh) if fresh is not None else None
         if kept is None:
-            return False
+            return None
         try:
             make_folder(target.parent)
             with self._opened.changing() as changes:
                 changes.unlink(target)
-            with self._opened.changing() as changes:
-                fresh = self._opened.index.file(row.id)
-                return fresh is not None and changes.link(kept.fd, self._opened.path(row), target, fresh.identity)
+            return self._opened.link(row, kept.fd, target)
         except OSError as error:
             if error.errno in _OURS:
                 raise
             # Too many links, or a file system without them: its chunks are copied.
-            return False
+            return None
         finally:
             self._opened.descriptors.release(kept)
 

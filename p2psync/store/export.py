@@ -118,14 +118,12 @@ def _put(opened: OpenHome, row: FileRow, tree: Path, goal: Path, *, link: bool) 
 
 def _link(opened: OpenHome, row: FileRow, fd: int, staged: Path, goal: Path) -> None:
     try:
-        with opened.changing() as changes:
-            fresh = opened.index.file(row.id)
-            done = fresh is not None and changes.link(fd, opened.path(row), staged, fresh.identity)
+        linked = opened.link(row, fd, staged)
     except OSError as error:
         raise StoreError(
             f"{goal / row.path} cannot be a hard link to the store: {error.strerror}", hint="leave out --link to copy"
         ) from error
-    if not done:
+    if linked is None:
         raise DamagedError(f"{row.path} changed while it was exported; nothing was written to the target")
 
 

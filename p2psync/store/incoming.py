@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from p2psync.content import Digest
-from p2psync.errors import P2PSyncError
+from p2psync.errors import DamagedError, P2PSyncError, StoreError
 from p2psync.limits import FREE_RESERVE_BYTES
 from p2psync.manifest import Chunk, Head, Manifest, Place
 from p2psync.store import linux
@@ -35,14 +35,15 @@ _OPEN_MAX = 128
 class Partial:
     """What of a version is to be brought, and where it stands meanwhile.
 
-    ``facts`` are the files that become installed. Those in ``whole`` are links to proved files and are never written.
+    ``facts`` are the files that become installed. Those in ``whole`` are links to files that were proved with these
+    identities, and are never written.
     ``table`` has the chunks that must be written, by number, and ``todo`` the places where.
     """
 
     root: Digest
     folder: Path
     facts: list[FileFacts]
-    whole: set[int] = field(default_factory=set)
+    whole: dict[int, Identity] = field(default_factory=dict)
     table: dict[int, Chunk] = field(default_factory=dict)
     todo: dict[int, tuple[Place, ...]] = field(default_factory=dict)
 
@@ -193,11 +194,18 @@ class Incoming:
             with self._lock:
                 dirty, self._dirty = self._dirty, set()
                 pending, self._pending = self._pending, []
-            for number in sorted(dirty):
-                self._sync_file(number, pending)
-            if pending and self._journal is not None:
-                with disk_errors(self._partial.folder):
-                    self._journal.add(pending)
+            try:
+                for number in sorted(dirty):
+                    self._sync_file(number, pending)
+                    dirty.discard(number)
+                if pending and self._journal is not None:
+                    with disk_errors(self._partial.folder):
+                        self._journal.add(pending)
+            except P2PSyncError:
+                with self._lock:
+                    self._dirty |= dirty
+                    self._pending += pending
+                raise
 
     def locate(self, digest: Digest) -> Located | None:
         """Where a chunk that was proved here can be read."""
@@ -252,18 +260,14 @@ class Incoming:
     def close(self, *, clean: bool) -> None:
         """Stop. ``clean``: what is here need not be proved again by the next start. May be called again.
 
-        Raises:
-            StoreError: the disk refused; then the next start proves what it finds.
+        When the disk refuses that, the next start proves what it finds.
         """
         if self._closed:
             return
         try:
-            if clean and self._failed is None:
-                self.sync()
-                now = self._partial.identities()
-                if self._journal is not None and now is not None:
-                    with disk_errors(self._partial.folder):
-                        self._journal.end(now)
+            with suppress(P2PSyncError):
+                if clean and self._journal is not None:
+                    self._end(self._journal)
         finally:
             self._closed = True
             self._opened.running.pop(self._partial.root, None)
@@ -294,23 +298,31 @@ class Incoming:
         if self._failed is not None:
             raise self._failed
 
+    def _end(self, journal: Journal) -> None:
+        """Say in the journal that work ended cleanly."""
+        self.sync()
+        now = self._partial.identities()
+        if now is not None:
+            with disk_errors(self._partial.folder):
+                journal.end(now)
+
     def _sync_file(self, number: int, pending: list[int]) -> None:
-        try:
-            with disk_errors(self._partial.folder), self.file(number) as fd:
+        with disk_errors(self._partial.folder), self.file(number) as fd:
+            try:
                 os.fdatasync(fd)
-        except P2PSyncError as error:
-            # The kernel reports a lost write once. A file that it lost writes of is given up as a whole.
-            self._failed = error
-            os.unlink(self._partial.path(self._facts[number]))
-            with self._lock:
-                for index in pending:
-                    self._bits[index >> 3] &= ~(1 << (index & 7)) & 0xFF
-            raise
+            except OSError as error:
+                # The kernel reports a lost write once. A file that it lost writes of is given up as a whole.
+                self._failed = StoreError(f"the disk lost writes to {self._partial.folder}: {error.strerror}")
+                os.unlink(self._partial.path(self._facts[number]))
+                with self._lock:
+                    for index in pending:
+                        self._bits[index >> 3] &= ~(1 << (index & 7)) & 0xFF
+                raise self._failed from error
 
     def _finish(self, fact: FileFacts) -> Identity:
         """Make one file durable and read only; what it is then is what was proved."""
         if fact.number in self._partial.whole:
-            return Identity.of(os.lstat(self._partial.path(fact)))
+            return self._partial.whole[fact.number]
         with self.file(fact.number) as fd:
             os.fchmod(fd, _MODE)
             os.fsync(fd)
@@ -327,9 +339,13 @@ class Incoming:
         """Enter the files into the index. Opening the home finds them if this is as far as it came."""
         part = self._partial
         row = install_row(self._name, part.root, self._manifest)
-        self._opened.index.add(row, identities(target, part.facts, proved))
+        records = identities(self._opened, target, part.facts, proved)
+        self._opened.index.add(row, records)
         self._opened.heads.drop_source(self._name, part.root)
         self._opened.index.checkpoint()
+        changed = [record.path for record in records if record.identity is None]
+        if changed:
+            raise DamagedError(f"{changed[0]} changed while it was installed", hint="run the same pull again")
 
 
 def file_head(opened: OpenHome, envelope: bytes, head: Head) -> None:

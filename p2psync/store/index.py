@@ -11,6 +11,7 @@ not synced one by one; ``checkpoint`` is, and a row that a power cut takes is fo
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import struct
@@ -156,6 +157,7 @@ class Index:
         """
         self._path = path
         self._write = write
+        self._device = os.stat(path.parent).st_dev if path.parent.exists() else 0
         self._lock = threading.RLock()
         self._quick_lock = threading.Lock()
         self._scratch: str | None = None
@@ -268,7 +270,7 @@ class Index:
         with self._change() as db:
             db.execute(
                 "UPDATE files SET good = ?, identity = ? WHERE id = ?",
-                (good, _pack_identity(identity or NOBODY), file.id),
+                (good, self._pack(identity or NOBODY), file.id),
             )
 
     def reidentify(self, changes: Iterable[tuple[Identity, Identity]]) -> None:
@@ -276,7 +278,7 @@ class Index:
         with self._change() as db:
             db.executemany(
                 "UPDATE files SET identity = ? WHERE identity = ?",
-                [(_pack_identity(new), _pack_identity(old)) for old, new in changes],
+                [(self._pack(new), self._pack(old)) for old, new in changes],
             )
 
     # Chunks and nodes: short reads that never wait for a transaction.
@@ -287,7 +289,7 @@ class Index:
         Without ``proved_only`` also where it stood before the file was damaged.
         """
         rows = self._quick_read(_SELECT_SPOTS, (proved_only, digest))
-        return [Spot(_file_row(row[:-2]), row[-2], row[-1]) for row in rows]
+        return [Spot(self._file_row(row[:-2]), row[-2], row[-1]) for row in rows]
 
     def chunk_runs(self, root: Digest) -> tuple[int, list[tuple[int, bytes]]] | None:
         """How many chunks a version has, and (file id, runs) of each good file; None for an unknown version."""
@@ -333,7 +335,7 @@ class Index:
         else:
             content = known[0]
         good = file.identity is not None
-        identity = _pack_identity(file.identity or NOBODY)
+        identity = self._pack(file.identity or NOBODY)
         before = db.execute(
             "SELECT content FROM files WHERE install = ? AND number = ?", (install, file.number)
         ).fetchone()
@@ -358,7 +360,31 @@ class Index:
 
     def _file_rows(self, where: str, values: Sequence[Any], *, quick: bool = False) -> list[FileRow]:
         read = self._quick_read if quick else self._read
-        return [_file_row(row) for row in read(f"{_SELECT_FILES} WHERE {where}", values)]
+        return [self._file_row(row) for row in read(f"{_SELECT_FILES} WHERE {where}", values)]
+
+    def _pack(self, identity: Identity) -> bytes:
+        """An identity as it is stored. The home's own device is 0: its number may be another after every mount."""
+        device = 0 if identity.dev == self._device else identity.dev
+        return _IDENTITY.pack(device, *identity[1:])
+
+    def _file_row(self, row: Sequence[Any]) -> FileRow:
+        number, place, path, content, size, sha256, external, runs, packed, good = row[8:]
+        identity = Identity._make(_IDENTITY.unpack(packed))
+        if identity != NOBODY and identity.dev == 0:
+            identity = identity._replace(dev=self._device)
+        return FileRow(
+            number,
+            _install_row(row),
+            place,
+            path,
+            content,
+            size,
+            sha256,
+            bool(external),
+            runs,
+            identity,
+            bool(good),
+        )
 
     def _read(self, sql: str, values: Sequence[Any]) -> list[Any]:
         with self._lock, _database_errors(self._path):
@@ -436,32 +462,11 @@ def _install_row(row: Sequence[Any]) -> InstallRow:
     return InstallRow(row[0], row[1], Digest(row[2]), *row[3:8])
 
 
-def _file_row(row: Sequence[Any]) -> FileRow:
-    number, place, path, content, size, sha256, external, runs, identity, good = row[8:]
-    return FileRow(
-        number,
-        _install_row(row),
-        place,
-        path,
-        content,
-        size,
-        sha256,
-        bool(external),
-        runs,
-        Identity(*_IDENTITY.unpack(identity)),
-        bool(good),
-    )
-
-
 def _chunk_rows(content: int | None, cut: bytes) -> Iterator[tuple[bytes, int | None, int, int]]:
     offset = 0
     for digest, length in _CUT.iter_unpack(cut):
         yield digest, content, offset, length
         offset += length
-
-
-def _pack_identity(identity: Identity) -> bytes:
-    return _IDENTITY.pack(*identity)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 
 from p2psync.manifest import Head
 from p2psync.store.home import free_bytes
@@ -53,8 +54,9 @@ def usage(opened: OpenHome) -> Usage:
     inodes = {}
     for folder, _, names in os.walk(opened.home.models):
         for name in names:
-            facts = os.lstat(os.path.join(folder, name))
-            inodes[facts.st_dev, facts.st_ino] = facts.st_blocks * _BLOCK_BYTES
+            with suppress(FileNotFoundError):
+                facts = os.lstat(os.path.join(folder, name))
+                inodes[facts.st_dev, facts.st_ino] = facts.st_blocks * _BLOCK_BYTES
     pulls = tuple(unfinished(opened))
     return Usage(
         models_bytes=sum(inodes.values()),

@@ -120,6 +120,28 @@ class OpenHome:
                 if changes.pairs:
                     self.index.reidentify(changes.pairs)
 
+    def link(self, file: FileRow, fd: int, target: Path) -> Identity | None:
+        """Hard link a proved file, which is open as ``fd``, to ``target``.
+
+        Returns the identity that it has with its new link; None where it is not what was proved, and nothing was
+        linked.
+
+        Raises:
+            OSError: the file system refused the link.
+        """
+        with self.changing() as changes:
+            fresh = self.index.file(file.id)
+            if fresh is None or not fresh.good or Identity.of(os.fstat(fd)) != fresh.identity:
+                return None
+            os.link(self.path(file), target, follow_symlinks=False)
+            after = Identity.of(os.fstat(fd))
+            # The name may have been given to another file just before: then the link is to that one.
+            if not after.same_bytes(fresh.identity) or Identity.of(os.lstat(target)) != after:
+                os.unlink(target)
+                return None
+            changes.pairs.append((fresh.identity, after))
+            return after
+
     def delete_folder(self, folder: Path) -> None:
         """Remove a directory of ours and all in it. Other names of its files stay proved."""
         paths = files_below(folder)
@@ -140,23 +162,6 @@ class Changes:
 
     def __init__(self) -> None:
         self.pairs: list[tuple[Identity, Identity]] = []
-
-    def link(self, source_fd: int, source: Path, target: Path, proved: Identity) -> bool:
-        """Hard link ``source`` to ``target`` if the open ``source_fd`` still is the proved file of that name.
-
-        Raises:
-            OSError: the file system refused the link.
-        """
-        if Identity.of(os.fstat(source_fd)) != proved:
-            return False
-        os.link(source, target, follow_symlinks=False)
-        after = Identity.of(os.fstat(source_fd))
-        # The name may have been given to another file between the two calls: then the link is to that one.
-        if not after.same_bytes(proved) or not after.same_bytes(Identity.of(os.lstat(target))):
-            os.unlink(target)
-            return False
-        self.pairs.append((proved, after))
-        return True
 
     def unlink(self, path: Path) -> None:
         """Remove one name of a file. Its other names stay proved."""

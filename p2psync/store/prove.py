@@ -61,14 +61,11 @@ class Prover:
                 return None, None, DamageKind.REPLACED
             before = Identity.of(facts)
             proof = self._seen.get((file.content, before)) or self._prove_open(file, fd)
+            self._seen[file.content, before] = proof
             if before.size != file.size and proof.good:
                 # What was added at the end is in no chunk.
                 return before, None, DamageKind.CHANGED
-            after = Identity.of(os.fstat(fd))
-            if not after.same_bytes(before):
-                return after, Proof(proof.changed or (0,), proof.unreadable, None), DamageKind.CHANGED
-            self._seen[file.content, after] = proof
-            return after, proof, DamageKind.CHANGED
+            return before, proof, DamageKind.CHANGED
         finally:
             os.close(fd)
 
@@ -78,9 +75,11 @@ class Prover:
     def _take_back(self, file: FileRow, identity: Identity) -> None:
         if self._opened.write:
             with self._opened.inodes:
-                # The lock keeps our own links and unlinks out while the identity is looked at once more.
+                # The lock keeps our own links and unlinks out; one that came during the proof was recorded.
                 now = self._opened.identity_on_disk(file)
-                if now is None or not now.same_bytes(identity):
+                fresh = self._opened.index.file(file.id)
+                if now is None or fresh is None or now not in (identity, fresh.identity):
+                    self._opened.withdrawn.add(file.id)
                     return
                 self._opened.index.judge(file, now, good=True)
         self._opened.withdrawn.discard(file.id)

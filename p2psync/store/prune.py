@@ -98,16 +98,12 @@ def unfinished(opened: OpenHome) -> list[Unfinished]:
     for folder in _partial_folders(opened):
         root = Digest(bytes.fromhex(folder.name))
         files = files_below(folder / "tree")
-        facts = [os.lstat(path) for path in files]
-        found.append(
-            Unfinished(
-                root,
-                _name_of(folder),
-                done_bytes=sum(_written(path) for path in files),
-                total_bytes=sum(f.st_size for f in facts),
-                disk_bytes=sum(f.st_blocks * _BLOCK_BYTES for f in facts),
-            )
-        )
+        with suppress(FileNotFoundError):
+            # A file that goes while it is looked at belongs to a pull that ends just now.
+            facts = [os.lstat(path) for path in files]
+            done = sum(_written(path) for path in files)
+            size, blocks = (sum(f.st_size for f in facts), sum(f.st_blocks for f in facts))
+            found.append(Unfinished(root, _name_of(folder), done, size, blocks * _BLOCK_BYTES))
     return found
 
 

@@ -102,10 +102,13 @@ def _commit(opened: OpenHome, work: _Work, staging: Path, version: _Version, *, 
     where = source or opened.home.version(head.name, head.root)
     if source is not None:
         opened.heads.put_source(head.name, head.root, source)
+        if opened.home.version(head.name, head.root).exists():
+            # A damaged copy of ours that the directory now stands in for.
+            os.rename(opened.home.version(head.name, head.root), staging / "replaced")
     else:
         move_in(opened, staging, where, [file.path for file in manifest.files], whole=True)
     opened.heads.put_tag(version.envelope, head)
-    opened.index.add(install_row(head.name, head.root, manifest, source), identities(where, facts, work.proved))
+    opened.index.add(install_row(head.name, head.root, manifest, source), identities(opened, where, facts, work.proved))
     if source is None:
         opened.heads.drop_source(head.name, head.root)
     opened.index.checkpoint()
@@ -184,12 +187,14 @@ class _Work:
                     make_folder(target.parent)
                     layout = self._layout(entry, source)
                     known = None if entry.external else self._known(source, entry, layout, mine=True)
-                    if known is not None and self._link(known[0], target):
+                    linked = self._link(known[0], target) if known else None
+                    if known is not None and linked is not None:
                         files.append(known[1])
+                        self.proved[number] = linked
                     else:
                         files.append(self._copy(threads, source, entry, layout, target))
+                        self.proved[number] = Identity.of(os.lstat(target))
                     source.require_unchanged()
-                    self.proved[number] = Identity.of(os.lstat(target))
         self._meter.tell()
         return files
 
@@ -222,17 +227,15 @@ class _Work:
         blobs = blobs_from_cut(layout, cuts[found])
         return (rows[found], self._file(entry, layout, blobs, rows[found].sha256)) if blobs is not None else None
 
-    def _link(self, row: FileRow, target: Path) -> bool:
+    def _link(self, row: FileRow, target: Path) -> Identity | None:
         kept = self.opened.borrow(row)
         if kept is None:
-            return False
+            return None
         try:
-            with self.opened.changing() as changes:
-                fresh = self.opened.index.file(row.id)
-                return fresh is not None and changes.link(kept.fd, self.opened.path(row), target, fresh.identity)
+            return self.opened.link(row, kept.fd, target)
         except OSError:
             # Too many links, or a file system without them: a copy does.
-            return False
+            return None
         finally:
             self.opened.descriptors.release(kept)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,10 +112,19 @@ def replace_each(opened: OpenHome, staged: Path, target: Path, paths: Sequence[s
         sync_folder(folder)
 
 
-def identities(folder: Path, facts: Sequence[FileFacts], proved: dict[int, Identity]) -> list[NewFile]:
+def identities(
+    opened: OpenHome, folder: Path, facts: Sequence[FileFacts], proved: Mapping[int, Identity]
+) -> list[NewFile]:
     """Records of files that were just moved in; one that is no longer what was proved is recorded as damaged."""
     records = []
     for fact in facts:
-        now = Identity.of(os.lstat(folder / fact.file.path))
-        records.append(fact.record(now if now.same_bytes(proved[fact.number]) else None))
+        with opened.inodes:
+            facts_now = os.lstat(folder / fact.file.path)
+            now = Identity.of(facts_now)
+            good = now == proved[fact.number]
+            if not good and now.same_bytes(proved[fact.number]):
+                # Only ctime differs: by our rename, or by a change of ours to an inode that is recorded under
+                # another name too. An editor that sets the times back leaves neither.
+                good = facts_now.st_nlink == 1 or any(row.identity == now for row in opened.index.holders(fact.cut))
+            records.append(fact.record(now if good else None))
     return records

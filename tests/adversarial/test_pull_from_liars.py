@@ -339,7 +339,7 @@ async def test_real_patience(kind: type[Liar], shop_stage: Stage, tmp_path: Path
     liar: Liar = kind(SeedAnswers(shop_stage.seed))
     async with liar.running() as url:
         done = await asyncio.to_thread(node.run, "pull", "acme/model", "--from", url, "--json", code=NETWORK)
-    assert done.error["hint"]
+    assert done.error["code"] in ("stalled", "source_timeout")
 
 
 @pytest.fixture(scope="module")

@@ -52,21 +52,23 @@ def test_killed_pull_resumes(seed: int, shop: Shop, tmp_path: Path) -> None:
     size = {piece.digest: piece.length for piece in pieces_of(shop.folder)}
     held: set[str] = set()
     in_flight: Counter[str] = Counter()
+    noted: Counter[str] = Counter()
     with Relay(shop.seed.url) as relay:
         for _ in range(KILLS_PER_PULL):
-            before, left = Counter(relay.asked), sum(n for digest, n in size.items() if digest not in held)
-            kill_at_a_random_moment(node, relay, dice, left)
-            asked = relay.asked - before
+            kill_at_a_random_moment(node, relay, dice, sum(n for digest, n in size.items() if digest not in held))
+            # The relay may note a dead pull's last requests later; they count as asked by the next one.
+            asked = Counter(relay.asked) - noted
+            noted += asked
             assert not held & set(asked), "a chunk that was on disk was asked for again"
-            held = held_digests(node.path, shop.folder)
+            before, held = held, held_digests(node.path, shop.folder)
+            assert before <= held, "a chunk that was on disk is lost"
             in_flight += Counter({digest: n - (digest in held) for digest, n in asked.items()})
-        before = Counter(relay.asked)
         result = node.pull("acme/model", "--from", relay.url)
-        last = relay.asked - before
+        last = Counter(relay.asked) - noted
         assert not held & set(last)
         moved = sum(size[digest] * n for digest, n in relay.asked.items())
         assert moved <= bytes_of(pieces_of(shop.folder)) + sum(size[digest] * n for digest, n in in_flight.items())
-    assert result["bytes"]["wan"] == sum(size[digest] for digest in last)
+    assert result["bytes"]["reused"] == sum(size[digest] for digest in held)
     assert_equal_files(result["path"], shop.folder)
     assert node.json("verify")["ok"]
     assert node.json("status")["partials"] == []
@@ -202,7 +204,7 @@ def test_killed_publish_leaves_no_half_version(publisher: Publisher, tmp_path: P
     dice = random.Random(21)
     home, folder = publisher.home, make_model(tmp_path / "model")
     versions = []
-    for turn in range(7):
+    for turn in range(5):
         make_model(folder, seed=turn)
         with home.start("publish", folder, "acme/model", "--key", "maker", "--to", tmp_path / "tree") as running:
             time.sleep(dice.uniform(0.1, 1.0))
@@ -251,7 +253,7 @@ def test_killed_export_is_whole_or_absent(shop: Shop, tmp_path: Path) -> None:
     dice = random.Random(9)
     node = shop.node(tmp_path / "node")
     node.pull("acme/model", "--from", shop.seed.url)
-    for turn in range(5):
+    for turn in range(4):
         target = tmp_path / "out" / str(turn)
         kill_after_a_while(node, dice, "pull", "acme/model", "--offline", "--to", target)
         if target.exists():

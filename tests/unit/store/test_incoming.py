@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2psync.errors import StoreError, StoreFullError, StoreInUseError
+from p2psync.errors import DamagedError, StoreError, StoreFullError, StoreInUseError
 from p2psync.manifest import Reference, chunk_table, peek_head
-from p2psync.store import Store, linux
+from p2psync.store import Store, linux, records
+from p2psync.store.home import Identity
 from tests.stores import (
     NAME,
     WEIGHTS,
@@ -324,10 +325,10 @@ def test_failed_sync_is_not_repeated(seed, node, model, monkeypatch):
         raise OSError(5, "I/O error")
 
     monkeypatch.setattr(os, "fdatasync", failing)
-    with pytest.raises(Exception, match="cannot read or write"):
+    with pytest.raises(Exception, match="lost writes"):
         incoming.sync()
     monkeypatch.undo()
-    with pytest.raises(Exception, match="cannot read or write"):
+    with pytest.raises(Exception, match="lost writes"):
         incoming.sync()
     with pytest.raises(ValueError, match="missing"):
         incoming.install()
@@ -437,3 +438,82 @@ def test_external_data_is_copied_not_linked(seed, node, tmp_path):
     assert contents(second) == contents(folder)
     assert (first / "m.data").stat().st_nlink == (second / "m.data").stat().st_nlink == 1
     assert (second / "m.onnx").stat().st_nlink == 2
+
+
+def quiet_edit(path):
+    """Change a file and set its times back, as some editors do."""
+    times = path.stat()
+    edit(path, 5)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    path.chmod(0o444)
+
+
+def test_linked_file_that_changes_before_the_install(seed, node, model):
+    """A file that was linked and then edited through its other name is not recorded as good; the next try heals it."""
+    first = pull(seed, node, publish(seed, model))
+    (model / "note").write_bytes(b"x")
+    version = publish(seed, model)
+    incoming = begin(seed, node, version)
+    feed(seed, incoming)
+    quiet_edit(first / "vocab.txt")
+    with pytest.raises(DamagedError, match=r"vocab\.txt changed"):
+        incoming.install()
+    incoming.close(clean=True)
+    assert node.installed(NAME, version.root, range(5)) is None
+    incoming = begin(seed, node, version)
+    assert 0 < feed(seed, incoming) < 700_000
+    assert contents(incoming.install()) == contents(model)
+    assert node.installed(NAME, version.root, range(5)) is not None
+
+
+def test_linked_file_that_changes_before_the_publish_ends(node, model, monkeypatch):
+    """The same for publish: what was linked must still be what was proved when the version is recorded."""
+    first = publish(node, model)
+    path = node.installed(NAME, first.root, range(4))
+    (model / "note").write_bytes(b"x")
+    real = records.move_in
+
+    def meddling(*args, **options):
+        quiet_edit(path / "vocab.txt")
+        return real(*args, **options)
+
+    monkeypatch.setattr("p2psync.store.publish.move_in", meddling)
+    second = publish(node, model)
+    assert node.installed(NAME, second.root, range(5)) is None
+    assert {d.path for d in node.verify(None).damages} == {"vocab.txt"}
+    monkeypatch.undo()
+    publish(node, model)
+    assert contents(node.installed(NAME, second.root, range(5))) == contents(model)
+
+
+def test_journal_that_cannot_be_written(seed, node, model, monkeypatch):
+    """A journal without room loses nothing: the chunks are named by the next one that can be written."""
+    version = publish(seed, model)
+    incoming = begin(seed, node, version)
+    moved = feed(seed, incoming, 3)
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(StoreFullError):
+        incoming.sync()
+    monkeypatch.setattr(os, "write", real)
+    incoming.close(clean=True)
+    monkeypatch.setattr(linux, "written_extents", lambda *_: pytest.fail("read again"))
+    assert begin(seed, node, version).resumed_bytes == moved
+
+
+def test_device_number_may_change_with_the_mount(seed, node, model, monkeypatch):
+    """The home's device is not part of what tells its files: its number differs after some mounts."""
+    version = publish(seed, model)
+    path = pull(seed, node, version)
+    node.close()
+    real = Identity.of
+    monkeypatch.setattr(Identity, "of", classmethod(lambda _cls, facts: real(facts)._replace(dev=12345)))
+    stat = os.stat
+
+    def moved(target, **options):
+        found = list(stat(target, **options))
+        return os.stat_result([*found[:2], 12345, *found[3:]])
+
+    monkeypatch.setattr("p2psync.store.index.os.stat", moved)
+    with Store.open(path.parents[3]) as again:
+        assert again.installed(NAME, version.root, range(4)) == path

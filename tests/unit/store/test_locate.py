@@ -36,7 +36,7 @@ def test_every_chunk_is_found(seed, model):
     "harm",
     [
         lambda p: edit(p, 10),
-        lambda p: os.truncate(p, 10),
+        lambda p: (p.chmod(0o644), os.truncate(p, 10)),
         lambda p: p.unlink(),
         lambda p: (p.rename(p.with_suffix(".old")), p.write_bytes(b"new")),
         lambda p: (p.unlink(), p.symlink_to("/etc/hostname")),

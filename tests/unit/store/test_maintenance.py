@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from p2psync.errors import (
     UnsafePathError,
     UsageError,
 )
-from p2psync.manifest import Reference, peek_head
+from p2psync.manifest import Reference, build_tree, peek_head
 from p2psync.store import DamageKind, Store
 from tests.stores import (
     KEY,
@@ -440,3 +441,44 @@ def test_large_models_link_in_batches(seed, node, tmp_path):
     assert len(node.verify(None).damages) == 200
     heal(seed, node, second)
     assert node.verify(None).damages == ()
+
+
+def test_bytes_that_the_disk_cannot_read(seed, node, two, model, monkeypatch):
+    """EIO in one chunk names that chunk alone; repair copies the readable ones and fetches it."""
+    path = node.installed(NAME, two[1].root, range(4)) / WEIGHTS
+    inode = path.stat().st_ino
+    read, copy = os.preadv, os.copy_file_range
+
+    def check(fd, offset, length):
+        if os.fstat(fd).st_ino == inode and offset <= 700_000 < offset + length:
+            raise OSError(5, "Input/output error")
+
+    def failing_read(fd, buffers, offset):
+        check(fd, offset, len(buffers[0]))
+        return read(fd, buffers, offset)
+
+    def failing_copy(source, target, count, source_offset, target_offset):
+        check(source, source_offset, count)
+        return copy(source, target, count, source_offset, target_offset)
+
+    monkeypatch.setattr(os, "preadv", failing_read)
+    monkeypatch.setattr(os, "copy_file_range", failing_copy)
+    (damage,) = node.verify(Reference(NAME)).damages
+    assert damage.kind is DamageKind.UNREADABLE
+    assert damage.bytes == 300_002
+    assert heal(seed, node, two[1]) == 300_002
+    assert node.verify(None).damages == ()
+    assert contents(path.parent) == contents(model)
+
+
+def test_wrong_sha256_in_the_manifest(seed, node, model):
+    """A publisher's wrong SHA-256 over right chunks is named, and is nothing that a repair mends."""
+    manifest = manifest_of(seed, publish(seed, model))
+    files = (*manifest.files[:3], replace(manifest.files[3], sha256=bytes(32)))
+    tree = build_tree(replace(manifest, files=files))
+    incoming = node.begin(NAME, replace(manifest, files=files), tree, range(4), None)
+    feed(seed, incoming)
+    incoming.install()
+    assert [(d.path, d.kind) for d in node.verify(None).damages] == [("vocab.txt", DamageKind.MISLABELLED)]
+    assert node.installed(NAME, tree.root, range(4)) is not None
+    assert node.begin_repair(NAME, tree.root).missing == []

@@ -371,3 +371,14 @@ def test_progress_ends_at_the_total(store, model):
     store.publish(model, Reference(NAME), KEY, PublishOptions(now_unix_s=NOW_S), events.append)
     size = sum(map(len, contents(model).values()))
     assert events[-1] == {"event": "hashing", "done": size, "total": size}
+
+
+def test_directory_stands_in_for_a_damaged_copy(store, model):
+    """Publishing in place what a damaged snapshot held leaves no orphan of the snapshot behind."""
+    first = publish(store, model)
+    path = store.installed(NAME, first.root, range(4))
+    edit(path / "vocab.txt")
+    assert publish(store, model, in_place=True).root == first.root
+    assert store.installed(NAME, first.root, range(4)) == model
+    assert not path.exists()
+    assert store.verify(None).damages == ()
