@@ -21,6 +21,8 @@ def versions(opened: OpenHome) -> list[VersionInfo]:
     found = []
     tags: dict[str, dict[str, Head]] = {}
     for install in opened.index.installs():
+        if opened.is_ghost(install):
+            continue
         if install.name not in tags:
             tags[install.name] = opened.heads.tags(install.name)
         found.append(_version(opened, install, tags[install.name]))
@@ -30,7 +32,7 @@ def versions(opened: OpenHome) -> list[VersionInfo]:
 def _version(opened: OpenHome, install: InstallRow, tags: dict[str, Head]) -> VersionInfo:
     head = opened.heads.versions_head(install.name, install.root)
     rows = opened.index.files(install)
-    good = {row.number for row in rows if opened.proved(row)}
+    good = {row.number for row in rows if opened.seems_whole(row)}
     variants = json.loads(install.variants)
     return VersionInfo(
         name=install.name,

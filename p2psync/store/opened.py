@@ -109,6 +109,22 @@ class OpenHome:
         """Whether a file is recorded as good and has not been seen to change."""
         return file.good and file.id not in self.withdrawn
 
+    def seems_whole(self, file: FileRow) -> bool:
+        """For people: whether a file is recorded as good and at most its ctime differs.
+
+        A chmod, or a crash between a link of ours and its record, changes no more. It is proved again before it is
+        served or reused.
+        """
+        if not file.good or file.id not in self.withdrawn:
+            return file.good
+        now = self.identity_on_disk(file)
+        return now is not None and now.same_bytes(file.identity)
+
+    def is_ghost(self, install: InstallRow) -> bool:
+        """Whether a removal of a version was cut short: nothing names it, and its directory is gone."""
+        gone = install.source is None and not self.folder(install).exists()
+        return gone and not self.heads.kept(install.name, install.root)
+
     @contextmanager
     def changing(self) -> Iterator[Changes]:
         """Hold the lock for a few metadata changes of our own, then record the identities that they gave."""

@@ -120,10 +120,9 @@ def _recover(opened: OpenHome, progress: Progress, *, lost: bool) -> None:
 
 
 def _forget_removed(opened: OpenHome) -> None:
-    """Finish removals that a crash cut short: a version that nothing keeps and whose directory is gone."""
+    """Finish removals that a crash cut short."""
     for install in opened.index.installs():
-        gone = install.source is None and not opened.folder(install).exists()
-        if gone and not opened.heads.kept(install.name, install.root):
+        if opened.is_ghost(install):
             opened.index.remove(install)
             opened.heads.remove_version(install.name, install.root)
 

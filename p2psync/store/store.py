@@ -164,11 +164,11 @@ class Store:
         return records.installed(self._opened, name, root, files)
 
     def present(self, name: str, root: Digest) -> set[int]:
-        """Numbers of the files of a version that are here and were not seen to change."""
+        """Numbers of the files of a version that are here and seem whole, as ``VersionInfo`` counts them."""
         install = self._opened.index.install(name, root)
         if install is None:
             return set()
-        return {file.number for file in self._opened.index.files(install) if self._opened.proved(file)}
+        return {file.number for file in self._opened.index.files(install) if self._opened.seems_whole(file)}
 
     # Publishing and names.
 

@@ -79,7 +79,8 @@ class VersionInfo:
 
     ``size`` counts the bytes of all its files, ``disk_bytes`` the blocks of those that stand here (a file that
     several versions share counts in each). ``fragile`` versions stand where their publisher keeps them, outside the
-    home. ``files`` of ``files_total`` are here and were not seen to change; ``variants`` are those that are whole.
+    home. ``files`` of ``files_total`` are here and seem whole: at most their ctime was seen to change. ``damaged`` are
+    the others that were here; ``variants`` are those whose files all seem whole.
     """
 
     name: str

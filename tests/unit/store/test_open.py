@@ -260,3 +260,35 @@ def test_home_without_the_right_to_write(home):
     home.chmod(0o500)
     with pytest.raises(StoreUnwritableError):
         Store.open(home)
+
+
+def test_reader_after_a_removal_that_was_cut_short(seed, node, model, monkeypatch):
+    """Between moving a version away and forgetting it, a reader lists what stays and nothing else."""
+    pull(seed, node, publish(seed, model))
+    (model / "note").write_bytes(b"x")
+    second = publish(seed, model)
+    pull(seed, node, second)
+
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("p2psync.store.index.Index.remove", crash)
+    with pytest.raises(KeyboardInterrupt):
+        node.prune(dry_run=False)
+    monkeypatch.undo()
+    with Store.open(node.home, write=False) as reader:
+        assert [(v.root, v.complete) for v in reader.versions()] == [(second.root, True)]
+
+
+def test_reader_after_a_link_without_a_record(seed, model):
+    """A file whose ctime alone differs is listed as here, but is proved before it is served."""
+    version = publish(seed, model)
+    path = seed.installed(NAME, version.root, range(4))
+    os.link(path / "vocab.txt", model.parent / "elsewhere")
+    with Store.open(seed.home, write=False) as reader:
+        assert reader.versions()[0].complete
+        assert reader.present(NAME, version.root) == {0, 1, 2, 3}
+        assert reader.installed(NAME, version.root, range(4)) is None
+    assert seed.installed(NAME, version.root, range(4)) is None
+    assert seed.reprove_withdrawn() == []
+    assert seed.installed(NAME, version.root, range(4)) == path
