@@ -269,9 +269,15 @@ def test_lie_about_chunks_beside_a_good_source(kind: type[Liar], outcomes: dict[
     """Beside a good source the same lie costs nothing but time: the files are the published ones."""
     outcome = outcomes[f"{kind.__name__} beside"]
     assert_pulled(outcome, folder)
+    # A batch of small chunks may give its first ones whole before the lie reaches a later one.
+    batched = sum(piece.length for piece in pieces_of(folder) if piece.length < MIB)
     # The other chunk is the right one when it is the one that was asked for.
-    honest = {liars.EndlessTail: size_of(folder), liars.PoliteCloser: size_of(folder), liars.AnotherChunk: MIB}
-    assert outcome.answer["bytes"]["lan"] <= honest.get(kind, 0)
+    honest = {
+        liars.EndlessTail: size_of(folder),
+        liars.PoliteCloser: size_of(folder),
+        liars.AnotherChunk: batched + MIB,
+    }
+    assert outcome.answer["bytes"]["lan"] <= honest.get(kind, batched)
 
 
 @pytest.mark.parametrize("kind", [liars.FlippedBit, liars.AnotherChunk], ids=lambda kind: kind.__name__)
