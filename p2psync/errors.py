@@ -56,6 +56,10 @@ class ModelNotFoundError(NotFoundError):
     """No source, or not this store, knows the reference."""
 
 
+class NodeNotRunningError(NotFoundError):
+    """What is asked for is known to a running node alone, and none runs on this home."""
+
+
 class VariantNotFoundError(NotFoundError):
     """The version has no variant of that name."""
 
@@ -178,6 +182,10 @@ class WithdrawnError(NetworkError):
     """A source no longer has a chunk that it offered."""
 
 
+class DiscoveryError(NetworkError):
+    """Multicast cannot be used on this machine; nodes are then found by address and by hearsay only."""
+
+
 # The other side speaks wrongly (8).
 
 
@@ -195,6 +203,14 @@ class UnsupportedVersionError(ProtocolError):
     """Written by or for a newer p2psync than this one."""
 
 
+class ChannelRefusedError(ProtocolError):
+    """A node is none to keep a site channel with. ``reason`` is one word of docs/protocol.md."""
+
+    def __init__(self, message: str, *, reason: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
 # A model (9).
 
 
@@ -202,6 +218,59 @@ class ModelError(P2PSyncError):
     """A model cannot be run or misses its quality floor."""
 
     exit_code = 9
+
+
+class BackendUnavailableError(ModelError):
+    """The library or the device that should run the model is not here, or something else would have run it."""
+
+
+class UnsupportedModelError(ModelError):
+    """A pipeline, an operator or a type that the backend does not run, or a directory that holds no engine."""
+
+
+class IncompleteModelError(ModelError):
+    """A part of an engine is missing, or belongs to another version than the rest."""
+
+
+class WrongAnswerError(ModelError):
+    """The golden probe was not answered as its publisher expects, or an answer is not a number."""
+
+
+class UnfitRequestError(ModelError):
+    """A prompt, a size or a length that this model cannot take."""
+
+
+class MemoryShortError(ModelError):
+    """Not enough memory. ``needed_bytes`` and ``available_bytes`` say how much is missing."""
+
+    def __init__(self, message: str, *, needed_bytes: int, available_bytes: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.needed_bytes = needed_bytes
+        self.available_bytes = available_bytes
+
+
+class GenerationCancelledError(ModelError):
+    """The caller stopped a generation between two steps."""
+
+
+class QualityError(ModelError):
+    """A variant is under its floor. ``measure``, ``value``, ``floor`` and the ``worst`` layers say by what."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        measure: str,
+        value: float,
+        floor: float,
+        worst: tuple[str, ...] = (),
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.measure = measure
+        self.value = value
+        self.floor = floor
+        self.worst = worst
 
 
 _PRECEDENCE = (TrustError, IntegrityError, StoreError, UsageError, ProtocolError, NetworkError, NotFoundError)

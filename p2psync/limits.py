@@ -132,7 +132,8 @@ PACK_BYTES_MIN: Final = 16 * MIB
 PACK_BYTES_MAX: Final = 64 * MIB
 PACK_INDEX_BYTES_MAX: Final = 256 * MIB
 CONNECTIONS_MAX: Final = 512
-CONNECTIONS_PER_ADDRESS_MAX: Final = 64
+# A site behind one address has 16 for each version that it brings, and some for heads and nodes.
+CONNECTIONS_PER_ADDRESS_MAX: Final = 128
 # A client drops a connection that was idle for the first, a server for the second: the client must be the earlier.
 IDLE_CLIENT_S: Final = 10.0
 IDLE_SERVER_S: Final = 60.0
@@ -148,6 +149,101 @@ COLD_READ_THREADS: Final = 4
 CONTROL_LINE_BYTES_MAX: Final = 4 * MIB
 CONTROL_CONNECTIONS_MAX: Final = 32
 
+# finding each other and the site channel ---------------------------------------------------------
+
+# The site's name, a word that people choose.
+SITE_ID_BYTES_MAX: Final = 128
+# The first message of a site channel: 74 bytes, two names, and room for what later versions say.
+HELLO_BYTES_MAX: Final = KIB
+# Two round trips and two signatures; a node that takes longer is of no use.
+HANDSHAKE_TIMEOUT_S: Final = 5.0
+# An inventory of 4,194,304 chunks is 512 KiB.
+CHANNEL_MESSAGE_BYTES_MAX: Final = MIB
+# What waits for one neighbour. More means that it does not read: 32 of these are what a node may hold in memory.
+CHANNEL_QUEUE_MESSAGES_MAX: Final = 1024
+CHANNEL_QUEUE_BYTES_MAX: Final = 4 * MIB
+# A channel says something at least this often, and is dead after three of these without a word.
+KEEPALIVE_S: Final = 10.0
+CHANNEL_SILENCE_S: Final = 30.0
+# How long the other side of a channel may take to say goodbye.
+CHANNEL_CLOSE_TIMEOUT_S: Final = 1.0
+# A site has at most 200 nodes.
+CHANNELS_MAX: Final = 256
+# Of these, such as have not proved who they are: each may hold one message in memory.
+HANDSHAKES_MAX: Final = 64
+HANDSHAKES_PER_ADDRESS_MAX: Final = 32
+# 32 nodes on one machine are a test; more of one address is somebody who makes up keys.
+CHANNELS_PER_ADDRESS_MAX: Final = 64
+# Text of an announcement; ours has 23 bytes.
+ANNOUNCEMENT_BYTES_MAX: Final = 256
+# A machine with more addresses than this is found by the first ones.
+ANNOUNCED_ADDRESSES_MAX: Final = 8
+# Announcements that are remembered, and that are being looked up at once.
+ANNOUNCEMENTS_MAX: Final = 512
+LOOKUPS_MAX: Final = 32
+LOOKUP_TIMEOUT_S: Final = 3.0
+# Interfaces that multicast is joined on. The kernel allows 20 memberships of a socket unless it is told otherwise.
+INTERFACES_MAX: Final = 16
+INTERFACE_CHECK_S: Final = 10.0
+# Addresses that a node keeps to dial: of all, of one node, and by one neighbour's word.
+PLACES_MAX: Final = 1024
+PLACES_PER_NODE_MAX: Final = 8
+PLACES_PER_TELLER_MAX: Final = 256
+STATIC_PEERS_MAX: Final = 256
+# An address that nobody spoke of for this long is forgotten; neighbours tell theirs again three times within it.
+PLACE_KEEP_S: Final = 900.0
+GOSSIP_INTERVAL_S: Final = 300.0
+GOSSIP_ENTRIES_MAX: Final = 256
+# Gossip that is read of one neighbour; a site of 200 that starts at once makes 10 KB of it.
+GOSSIP_BYTES_BURST: Final = 16 * KIB
+GOSSIP_BYTES_PER_S: Final = 1.0 * KIB
+DIALS_MAX: Final = 8
+# The next address of a node is tried when the one before has not answered for this long.
+NEXT_ADDRESS_S: Final = 1.0
+# The larger of two ids lets the smaller one dial first: of two dials that cross, one is for nothing.
+YIELD_S: Final = 0.2
+REDIAL_MIN_S: Final = 1.0
+REDIAL_MAX_S: Final = 60.0
+# Who answered and is not one of ours (another site, ourselves) is asked again after this.
+REDIAL_SETTLED_S: Final = 300.0
+BANS_MAX: Final = 1024
+# Events about peers, in a burst and on average: nobody may fill a log from outside.
+PEER_EVENTS_BURST: Final = 512
+PEER_EVENTS_PER_S: Final = 4.0
+
+# swarm -----------------------------------------------------------------------------------------
+
+# A claim ends when its holder has received nothing new for this long. 1.5 s is too near to a stalled loop on a busy
+# machine; three times the 95th percentile of a chunk's time expires live holders on slow links.
+CLAIM_LEASE_S: Final = 3.0
+# Nodes that fetch together tell each other this often what they claim and how much of it is here.
+BEAT_S: Final = 0.5
+# Chunks that are newly here are told at once after a quiet time, and else together, at most this much later.
+HAVE_DELAY_S: Final = 0.1
+# How long a node waits for what its peers hold before it claims its first chunk.
+FIRST_CLAIM_WAIT_S: Final = 1.0
+# Readers and sources that a node keeps count of one by one; the rest are counted together.
+READERS_MAX: Final = 4096
+# A node that has just begun to look for others waits this long before its first claim.
+DISCOVERY_WAIT_S: Final = 1.0
+# A pull that nobody told where to ask looks for peers at most this long.
+DISCOVERY_PATIENCE_S: Final = 3.0
+# A node that sent wrong bytes for two chunks is not spoken with again for this long.
+BAN_S: Final = 3600.0
+# One request outside asks for at most this, so that every connection works on the oldest chunk and little is lost with
+# a fetcher; smaller ones pay too many idle round trips (512, 256, 128 KiB: 1.014, 1.005, 0.986 of a lone downloader).
+PART_BYTES_MAX: Final = 256 * KIB
+PART_BYTES_MIN: Final = 64 * KIB
+# Chunks that one claim, and jobs that one beat, may speak of.
+CLAIMS_IN_MESSAGE_MAX: Final = 4096
+# Chunks that one message may call here, lost or given back. More are told in several messages.
+INDEXES_IN_MESSAGE_MAX: Final = 65_536
+# Departed sources whose record is kept, so that one that comes back is not believed anew.
+RECORDS_KEPT_MAX: Final = 1024
+# Requests that one node has out on the LAN in all, and how many candidates are compared for the rarest.
+LAN_REQUESTS_MAX: Final = 32
+RAREST_WINDOW: Final = 16
+
 # node ------------------------------------------------------------------------------------------
 
 # No proved byte from anywhere for this long ends a pull.
@@ -158,3 +254,48 @@ LAN_LANES: Final = 4
 WAN_LANES: Final = 16
 # Buffers of one chunk each that a pull may hold.
 PULL_BUFFERS: Final = 48
+
+# compress --------------------------------------------------------------------------------------
+
+# What file systems share between files; tensors of whole pages stand on one.
+PAGE_BYTES: Final = 4 * KIB
+# A recipe is read whole. A long one has a few dozen lines.
+RECIPE_BYTES_MAX: Final = 64 * KIB
+# Prompts of a recipe, for calibration and for the quality report; each costs a clip of each variant.
+RECIPE_PROMPTS_MAX: Final = 1024
+# Layers that a refusal names.
+WORST_LAYERS: Final = 5
+
+# engine ----------------------------------------------------------------------------------------
+
+# engine.json and probe.json are read whole. A probe of five stages with 512 values each is 60 KB.
+ENGINE_FILE_BYTES_MAX: Final = MIB
+# Values inside values in either of them.
+ENGINE_FILE_DEPTH_MAX: Final = 8
+PARTS_MAX: Final = 64
+# Inputs or outputs of one part: a streaming decoder of the real size has 28.
+PART_TENSORS_MAX: Final = 256
+TOKENIZER_BYTES_MAX: Final = 64 * MIB
+# Longer than any prompt that a text encoder reads whole; tokenizing it takes 10 ms.
+PROMPT_CHARS_MAX: Final = 10_000
+SEED_MAX: Final = (1 << 32) - 1
+STEPS_MAX: Final = 1000
+GUIDANCE_MAX: Final = 100.0
+SIDE_PX_MAX: Final = 8192
+FRAMES_MAX: Final = 4097
+# Up to here weights are packed for the kernels when they are loaded: a third faster, for a copy. Above, they are mapped.
+PACKED_WEIGHTS_BYTES_MAX: Final = 256 * MIB
+# Of the memory that is available, the part that an engine may plan with.
+MEMORY_SHARE: Final = 0.8
+# Frames up to this many pixels are decoded in one piece, larger ones in overlapping tiles.
+UNTILED_PX_MAX: Final = 512 * 512
+TILE_SIDE_PX: Final = 384
+TILE_OVERLAP_PX: Final = 64
+SHEET_FRAMES_MAX: Final = 16
+# The log of generations: beyond this the older half goes.
+GENERATIONS_BYTES_MAX: Final = MIB
+POINTER_BYTES_MAX: Final = 16 * KIB
+# Values of one stage that a golden probe records.
+PROBE_VALUES_MAX: Final = 512
+# A report names every quantised layer of both experts: 800 of them at Wan's size.
+QUALITY_REPORT_BYTES_MAX: Final = MIB

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Measure p2psync beside its peers, and write what came out to benchmarks/NAME.json.
 
-usage: tools/bench.py dataplane [--only GROUP]... [--rounds N] [--work DIR] [--quick]
+usage: tools/bench.py dataplane|site [--only GROUP]... [--rounds N] [--seeds N,N] [--way WAY]... [--work DIR] [--quick]
 
-The README's table is made from the file by tools/readme.py. Needs nginx, curl, aria2 and rsync from the system.
+The README's table is made from the file by tools/readme.py. Needs nginx, curl, aria2 and rsync from the system; `site`
+runs in network namespaces and needs root and iproute2 besides.
 """
 
 from __future__ import annotations
 
 import argparse
+import compileall
 import shutil
 import sys
 import tempfile
@@ -29,72 +31,121 @@ _QUICK = 16
 _NEEDED = ("nginx", "curl", "aria2c", "rsync")
 
 
-def _benchmarks() -> dict[str, dict[str, Callable[[Bench], Group]]]:
+def _dataplane() -> dict[str, Callable[[Bench], Group]]:
     # Imported inside .venv, where what they need is.
     from benchmarks.edits import edits
     from benchmarks.footprint import footprint
     from benchmarks.pull import pull
+    from benchmarks.receive import receive
     from benchmarks.signed_words import signed_words
     from benchmarks.startup import startup
 
     return {
-        "dataplane": {
-            "pull": pull,
-            "footprint": footprint,
-            "signed_words": signed_words,
-            "edits": edits,
-            "startup": startup,
-        }
+        "pull": pull,
+        "receive": receive,
+        "footprint": footprint,
+        "signed_words": signed_words,
+        "edits": edits,
+        "startup": startup,
     }
+
+
+def _site(arguments: argparse.Namespace) -> dict[str, Callable[[Bench], Group]]:
+    # The lab stands with the tests that it was made for.
+    sys.path.append(str(environment.ROOT))
+    from benchmarks import site
+
+    def asking(name: str, question: site.Question) -> Callable[[Bench], Group]:
+        ways = arguments.way or (site.QUICK_WAYS if arguments.quick else ())
+        earlier = [] if arguments.quick else site.runs_of(_file(arguments), name)
+        options = site.Options(tuple(arguments.seeds), frozenset(ways), tuple(earlier), quick=arguments.quick)
+        return lambda bench: question.ask(bench, options)
+
+    return {name: asking(name, question) for name, question in site.questions().items()}
+
+
+def _file(arguments: argparse.Namespace) -> Path:
+    return environment.ROOT / "benchmarks" / f"{arguments.name}.json"
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure p2psync beside its peers.")
-    parser.add_argument("name", choices=["dataplane"])
+    parser.add_argument("name", choices=["dataplane", "site"])
     parser.add_argument("--only", action="append", metavar="GROUP", help="run this group; the others stay as they are")
     parser.add_argument("--rounds", type=int, default=_ROUNDS, help="rounds of everything that is timed (5)")
+    parser.add_argument("--seeds", type=_numbers, help="site: the seeds of the losses (1,2,3; with --quick 1)")
+    parser.add_argument("--way", action="append", help="site: measure this way; the others stay as they are")
     parser.add_argument("--work", type=Path, help="a folder on the disk to measure (the system's temporary one)")
     parser.add_argument("--quick", action="store_true", help="small and once, to see that it runs; writes nothing")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.seeds = arguments.seeds or ([1] if arguments.quick else [1, 2, 3])
+    if arguments.name == "site" and arguments.quick:
+        arguments.only = arguments.only or ["six"]
+    return arguments
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _cannot(name: str) -> str:
+    """Why a benchmark cannot run on this machine, or nothing."""
+    missing = [name for name in _NEEDED if shutil.which(name, path="/usr/sbin:/usr/bin:/usr/local/bin") is None]
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    if name == "site":
+        from tests.integration import site_lab
+
+        return site_lab.why_not()
+    return ""
 
 
 def main() -> int:
     """Returns the exit code: 0 if every bound was kept, 1 if one was missed, 2 if the benchmark cannot run."""
     arguments = _arguments()
     environment.enter("dev", "bench")
-    missing = [name for name in _NEEDED if shutil.which(name, path="/usr/sbin:/usr/bin:/usr/local/bin") is None]
-    if missing:
-        print(f"error: not installed: {', '.join(missing)}", file=sys.stderr)
-        return 2
-    from benchmarks import report
-
-    groups = _benchmarks()[arguments.name]
+    groups = _site(arguments) if arguments.name == "site" else _dataplane()
     chosen = arguments.only or list(groups)
     unknown = set(chosen) - groups.keys()
     if unknown:
         print(f"error: no such group: {', '.join(unknown)}\n\nhint: one of {', '.join(groups)}", file=sys.stderr)
         return 2
-    found: dict[str, Group] = {}
+    if reason := _cannot(arguments.name):
+        print(f"error: {reason}", file=sys.stderr)
+        return 2
+    from benchmarks import report
+
+    # As an installer does; in place, Python would do it on the first run, or on every one where it may not write.
+    compileall.compile_dir(environment.ROOT / "p2psync", quiet=1)
+    kept = True
     with tempfile.TemporaryDirectory(prefix="p2psync-bench-", dir=arguments.work) as work:
         shrink, rounds = (_QUICK, 1) if arguments.quick else (1, arguments.rounds)
-        bench = report.Bench(Path(work), rounds, shrink, _SEED)
         for name in chosen:
             print(f"{name} ...", file=sys.stderr, flush=True)
-            found[name] = groups[name](bench)
-            for row in found[name].table:
+            group = groups[name](report.Bench(Path(work), rounds, shrink, _SEED))
+            for row in group.table:
                 verdict = "" if row.met else "  MISSED"
                 print(f"  {row.what}: {row.ours} (must be: {row.bound or 'shown'}; beside: {row.beside}){verdict}")
-        head = {
-            "benchmark": arguments.name,
-            "command": f"python3 tools/bench.py {arguments.name}",
-            "seed": _SEED,
-            "rounds": rounds,
-            "machine": report.machine(Path(work)),
-            "versions": report.versions(),
-        }
-    if not arguments.quick:
-        report.write(environment.ROOT / "benchmarks" / f"{arguments.name}.json", head, found)
-    return 0 if all(row.met for group in found.values() for row in group.table) else 1
+                kept &= row.met
+            # After each group, since a benchmark may take hours and end early.
+            if not arguments.quick:
+                _write(arguments, Path(work), name, group)
+    return 0 if kept else 1
+
+
+def _write(arguments: argparse.Namespace, work: Path, name: str, group: Group) -> None:
+    from benchmarks import report
+
+    often = {"seeds": arguments.seeds} if arguments.name == "site" else {"rounds": arguments.rounds}
+    head = {
+        "benchmark": arguments.name,
+        "command": f"python3 tools/bench.py {arguments.name}",
+        "seed": _SEED,
+        **often,
+        "machine": report.machine(work),
+        "versions": report.versions(),
+    }
+    report.write(_file(arguments), head, {name: group})
 
 
 if __name__ == "__main__":

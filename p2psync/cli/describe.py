@@ -173,6 +173,7 @@ def status(result: Json) -> list[str]:
             ("models", f"{plural(result['models'], 'version')}, {size(store['bytes'])}"),
             ("partial", size(store["partial_bytes"]) if store["partial_bytes"] else ""),
             ("free", size(store["free"])),
+            *(_site_rows(result) if result["links"] else ()),
         ]
     )
     running = [(row["reference"], _share(row), _amount(row)) for row in result["transfers"]]
@@ -181,6 +182,59 @@ def status(result: Json) -> list[str]:
         if rows:
             lines += ["", *table((title, ">DONE", ">BYTES"), [(short_reference(n), s, a) for n, s, a in rows])]
     return lines
+
+
+def _site_rows(result: Json) -> list[tuple[str, str]]:
+    """What a running node says of its site and its links."""
+    name = f"{result['site']!r}, " if result["site"] else ""
+    links = [
+        (link, f"{size(count['received'])} received, {size(count['sent'])} sent")
+        for link, count in result["links"].items()
+    ]
+    limited = ", ".join(f"{name} {size(int(rate))}/s" for name, rate in result["limits"].items() if rate)
+    quiet = result["discovery"] or ""
+    return [
+        ("site", f"{name}{plural(result['neighbours'], 'neighbour')}"),
+        *links,
+        ("limits", limited),
+        ("discovery", quiet),
+    ]
+
+
+def peers(result: Json) -> list[str]:
+    """The table of ``peers``, and whom this node refuses."""
+    head = ("NODE", "URL", ">RTT", ">RECEIVED", ">SENT", ">CONTROL", "STATE")
+    rows = [
+        (
+            row["node"][:12],
+            row["url"] or row["address"],
+            f"{row['rtt_ms']:.1f} ms",
+            size(row["received_bytes"]),
+            size(row["sent_bytes"]),
+            size(row["control"]["received"] + row["control"]["sent"]),
+            "; ".join(_holding(version) for version in row["versions"]) or "idle",
+        )
+        for row in result["peers"]
+    ]
+    lines = table(head, rows) if rows else []
+    if result["banned"]:
+        banned = [(b["node"][:12], duration(b["seconds"]), printable(b["reason"])) for b in result["banned"]]
+        lines += ["", *table(("BANNED", ">FOR", "WHY"), banned)]
+    return lines
+
+
+def _holding(version: Json) -> str:
+    """What a peer has to do with one version."""
+    words = [f"{short_digest(version['digest'])} {version['holds']}/{version['chunks']}"]
+    words += [word for word in ("fetches", "slow", "banned") if version[word]]
+    if version["rate"]:
+        words.append(f"{size(version['rate'])}/s")
+    return " ".join(words)
+
+
+def limits(result: Json) -> list[str]:
+    """One line per limit."""
+    return pairs([(name, f"{size(int(rate))}/s" if rate else "none") for name, rate in result.items()])
 
 
 def keys(rows: Sequence[Json], first: str, name: str) -> list[str]:

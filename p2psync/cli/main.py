@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from p2psync.cli.output import Output, told
@@ -22,7 +23,19 @@ _RESUMABLE: Final = ("pull", "verify")
 def entry() -> NoReturn:
     """The program ``p2psync``."""
     watch_termination()
-    sys.exit(main(sys.argv[1:], os.environ))
+    _leave(main(sys.argv[1:], os.environ))
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process without taking a few hundred modules apart first, which takes 20 ms.
+
+    Nothing of ours waits for an exit handler: the store is closed, and the event loop has joined its threads.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # Without a terminal or a reader there is nobody to tell any more.
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:

@@ -21,14 +21,18 @@ Options = Mapping[str, Any]
 Json = dict[str, Any]
 
 LOOPBACK: Final = "127.0.0.1"
-ALL_INTERFACES: Final = "0.0.0.0"  # noqa: S104 - only with --open
 WATCH_S: Final = 2.0
+_LIMITS: Final = ("wan_down", "wan_up", "lan_up", "peer_up")
 _CLEAR: Final = "\x1b[2J\x1b[H"
 
 
 def serve(options: Options, out: Output) -> int:
     """Serve until stopped. SIGTERM is the good end (0), an interrupt is one too and says so (130)."""
     host, port = _where(options)
+    if bool(options["follow"]) != bool(options["from"]):
+        raise UsageError(
+            "--follow and --from go together", hint="p2psync serve --open --follow acme/llama --from https://URL"
+        )
     if options["offline"]:
         raise UsageError("--offline opens no connection, and serve lives on them", hint="leave out --offline")
 
@@ -36,8 +40,10 @@ def serve(options: Options, out: Output) -> int:
 
     from p2psync.cli.running import log_to_stderr, watch_signals
     from p2psync.cli.stopping import Interrupted
+    from p2psync.manifest import Reference
     from p2psync.node.node import ServeOptions
     from p2psync.node.node import serve as run_node
+    from p2psync.node.rates import Limits
 
     log_to_stderr(out)
     caught: list[signal.Signals] = []
@@ -50,9 +56,16 @@ def serve(options: Options, out: Output) -> int:
             stop.set()
 
         watch_signals(end)
-        site = options["site"] or ""
-        limit = options["upload_limit"]
-        chosen = ServeOptions(host=host, port=port, site=site, upload_limit_bytes_per_s=limit)
+        chosen = ServeOptions(
+            host=host,
+            port=port,
+            site=options["site"] or "",
+            discover=not options["no_discovery"],
+            peers=tuple(options["peer"]),
+            limits=Limits(up=options["upload_limit"], **{name: options[name] for name in _LIMITS}),
+            follow=tuple(str(Reference.parse(text)) for text in options["follow"]),
+            sources=tuple(options["from"]),
+        )
         await run_node(Path(options["home"]), chosen, lambda event: _serve_event(event, out), stop)
 
     asyncio.run(until_stopped())
@@ -78,6 +91,28 @@ def status(options: Options, out: Output) -> int:
             out.line("")
 
 
+def peers(options: Options, out: Output) -> int:
+    """The other nodes of the site, as the running node sees them."""
+    from p2psync.node.inspect import ask_owner
+
+    result = ask_owner(Path(options["home"]), "peers", {})
+    out.result(result, text=describe.peers(result), ids=[row["node"] for row in result["peers"]])
+    if not result["peers"] and not out.as_json:
+        out.note("no other node of the site was met")
+    return 0
+
+
+def limits(options: Options, out: Output) -> int:
+    """See or change the limits of the running node."""
+    from p2psync.node.inspect import ask_owner
+
+    given = {name: options[name] for name in ("up", *_LIMITS) if options[name] is not None}
+    changes = {name: rate or None for name, rate in given.items()}
+    result = ask_owner(Path(options["home"]), "limits", changes)
+    out.result({"limits": result}, text=describe.limits(result), ids=[name for name, rate in result.items() if rate])
+    return 0
+
+
 def _where(options: Options) -> tuple[str, int]:
     """Host and port to listen on. A LAN address needs ``--open``: whoever reaches it may read what is here."""
     address = options["listen"]
@@ -87,7 +122,7 @@ def _where(options: Options) -> tuple[str, int]:
             hint=f"p2psync serve --open --listen {address.host}:{address.port}",
         )
     host = address.host if address is not None else ""
-    return host or (ALL_INTERFACES if options["open"] else LOOPBACK), address.port if address is not None else 0
+    return host or ("" if options["open"] else LOOPBACK), address.port if address is not None else 0
 
 
 def _serve_event(event: Json, out: Output) -> None:

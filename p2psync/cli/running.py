@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -107,6 +108,8 @@ def log_to_stderr(out: Output) -> None:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             out.say(f"{record.levelname.lower()}: {record.name}: {record.getMessage()}")
+            if out.verbose and record.exc_info and record.exc_info[0]:
+                out.say("".join(traceback.format_exception(*record.exc_info)).rstrip())
 
     logging.basicConfig(level=logging.ERROR if out.quiet else logging.WARNING, handlers=[Handler()], force=True)
     if out.verbose:

@@ -70,6 +70,15 @@ def rate_bytes_per_s(text: str) -> int:
     return int(rate)
 
 
+def limit(text: str) -> int:
+    """A rate, or 0 for ``none``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    return 0 if text.strip().lower() == "none" else rate_bytes_per_s(text)
+
+
 def source_url(text: str) -> str:
     """A ``--from``: an http, https or file URL as it is, a path as the file URL of what it names.
 

@@ -242,12 +242,20 @@ _MODELS = (
         "models:verify",
         "prove every byte again, and repair what is damaged",
         "Read every byte of REF, or of everything that is here, and prove it again. With --repair what does not "
-        "prove is replaced: from this disk where it is, else from the sources.",
+        "prove is replaced: from this disk where it is, else from the sources. Files that were published in place are "
+        "their publisher's and never written: such a version is repaired as a copy in the home, which needs its room.",
         ("p2psync verify", "p2psync verify acme/llama --repair --from https://models.acme.example"),
         (3, 4, 5, 6, 7, 8),
         (Operand("REF", "only this version", optional=True),),
         (Flag("--repair", "replace what does not prove"), _FROM, _PEER),
     ),
+)
+
+_LIMITS = (
+    Flag("--wan-down", "bytes per second from outside: 500k, 2M, 10Mbit", "RATE", parse=values.rate_bytes_per_s),
+    Flag("--wan-up", "bytes per second to readers outside the site's networks", "RATE", parse=values.rate_bytes_per_s),
+    Flag("--lan-up", "bytes per second to readers on the LAN", "RATE", parse=values.rate_bytes_per_s),
+    Flag("--peer-up", "bytes per second to each reader alone", "RATE", parse=values.rate_bytes_per_s),
 )
 
 _SHARING = (
@@ -268,15 +276,50 @@ _SHARING = (
                 parse=values.listen_address,
             ),
             Flag("--open", "answer other machines; bytes are proved, not secret"),
-            Flag("--no-discovery", "neither announce this node nor look for others; this version never does"),
-            Flag("--site", "which nodes belong together", "ID"),
+            Flag("--no-discovery", "neither announce this node nor look for others"),
+            Flag("--site", "which nodes belong together; nodes of another site are refused", "ID"),
+            Flag(
+                "--peer", "a node to meet wherever it is: HOST:PORT or a URL", "URL", many=True, parse=values.peer_url
+            ),
+            Flag("--follow", "keep the newest version of REF here; needs --from", "REF", many=True),
+            Flag(
+                "--from",
+                "where --follow looks: a seed, an origin tree or a folder",
+                "URL",
+                many=True,
+                parse=values.source_url,
+            ),
             Flag(
                 "--upload-limit",
                 "bytes per second, all readers together: 500k, 2M, 10Mbit",
                 "RATE",
                 parse=values.rate_bytes_per_s,
             ),
+            *_LIMITS,
         ),
+    ),
+    Verb(
+        "limits",
+        "nodes:limits",
+        "see or change the limits of a running node",
+        "Change how fast the running serve of this home may fetch and send, from now on. A RATE of `none` ends a "
+        "limit; without a flag the limits are only shown.",
+        ("p2psync limits --wan-down 10Mbit", "p2psync limits --wan-down none --peer-up 5M"),
+        (3, 6),
+        (),
+        (
+            Flag("--up", "to all readers together", "RATE", parse=values.limit),
+            *(Flag(flag.name, flag.help, "RATE", parse=values.limit) for flag in _LIMITS),
+        ),
+    ),
+    Verb(
+        "peers",
+        "nodes:peers",
+        "the other nodes of the site, and who has what",
+        "List the nodes that the running serve of this home has met: where they are, what was exchanged with them, "
+        "what they hold of the versions that are being pulled, and whom it refuses and why.",
+        ("p2psync peers", "p2psync peers --json | jq -r '.peers[].url'"),
+        (3, 6),
     ),
     Verb(
         "status",

@@ -1,4 +1,4 @@
-"""Run the picker over real sources into one unfinished version, until every chunk is proved and on disk."""
+"""Carry out what a session decides, over real sources into one unfinished version, until every chunk is on disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from p2psync.content import Digest
 from p2psync.errors import (
@@ -21,19 +21,17 @@ from p2psync.errors import (
     WithdrawnError,
     worst,
 )
-from p2psync.limits import (
-    JOURNAL_BYTES_MAX,
-    JOURNAL_INTERVAL_S,
-    LAN_LANES,
-    MIB,
-    PULL_BUFFERS,
-    STALL_S,
-    WAN_LANES,
-)
+from p2psync.limits import BAN_S, JOURNAL_BYTES_MAX, JOURNAL_INTERVAL_S, PULL_BUFFERS, STALL_S
 from p2psync.manifest import Chunk
+from p2psync.node.rates import Rates
+from p2psync.node.sources import SourceSet
 from p2psync.store import Incoming
-from p2psync.swarm import Fault, Picker
-from p2psync.transport import Buffer, BufferPool, Source, SourceKind
+from p2psync.swarm import Ask, Fault, Inventory, Message, Part, Session
+from p2psync.transport import BufferPool, Source, SourceKind
+
+if TYPE_CHECKING:
+    from p2psync.node.neighbours import Neighbour
+    from p2psync.node.site import Site
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -42,18 +40,16 @@ Emit = Callable[[dict[str, Any]], None]
 WRITE_SLOW_S = 0.05
 WRITE_SLOW_FOR_S = 1.0
 TICK_S = 0.25
-# Sixteen connections are for links where one gets a share that is too small. A source that brings this much over
-# four is not on such a link, and more connections only cost CPU.
-THICK_BYTES_PER_S = 32 * MIB
 PROGRESS_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    """What one lane is doing."""
+class Version:
+    """What is fetched: the version's root, all of its chunks in manifest order, and which files are wanted."""
 
-    task: asyncio.Task[None]
-    wanted: frozenset[int]
+    root: Digest
+    table: Sequence[Chunk]
+    selection: bytes = bytes(8)
 
 
 class Fetch:
@@ -62,32 +58,59 @@ class Fetch:
     ``lan`` and ``wan`` count chunk bytes that proved, by the kind of their source; ``by_source`` by its url.
     """
 
-    def __init__(
-        self, incoming: Incoming, emit: Emit, *, patient: bool = False, start: int = 0, stall_s: float = STALL_S
+    def __init__(  # noqa: PLR0913 - what a fetch is, named one by one
+        self,
+        incoming: Incoming,
+        version: Version,
+        sources: SourceSet,
+        emit: Emit,
+        *,
+        site: Site | None = None,
+        rates: Rates | None = None,
+        patient: bool = False,
+        start: int = 0,
+        stall_s: float = STALL_S,
     ) -> None:
         self._incoming = incoming
+        self._sources = sources
         self._emit = emit
+        self._site = site
+        self._rates = rates or Rates()
         self._patient = patient
-        self._start = start
         self._stall_s = stall_s
-        self._picker = Picker(incoming.missing)
+        missing = incoming.missing
+        self._session = Session(
+            version.table,
+            [chunk.index for chunk in missing],
+            Inventory.from_bits(incoming.inventory(), len(version.table)),
+            root=version.root,
+            me=site.node if site is not None else "",
+            selection=version.selection,
+            start=start,
+            serves=site is None or site.serves,
+        )
+        self.root = version.root
+        self.count = len(version.table)
         self._pool = BufferPool(PULL_BUFFERS)
         self._writers = ThreadPoolExecutor(1, thread_name_prefix="p2psync-write")
-        self._wake = asyncio.Event()
-        self._jobs: dict[tuple[str, int], _Job] = {}
+        self._over = asyncio.Event()
+        self._named: dict[str, Source] = {}
+        self._tasks: dict[Ask, asyncio.Task[None]] = {}
+        self._assembled: dict[int, bytearray] = {}
         self._errors: dict[str, P2PSyncError] = {}
         self._fatal: BaseException | None = None
         self._unsynced_bytes = 0
         self._last_byte_s = time.monotonic()
         self._slow_until_s = 0.0
-        self._thin: set[str] = set()
+        self._due = False
+        self._timer: asyncio.TimerHandle | None = None
         self.lan = 0
         self.wan = 0
         self.by_source: dict[str, int] = {}
 
     @property
     def errors(self) -> dict[str, P2PSyncError]:
-        """The latest fault of each source that had one."""
+        """The latest fault of each source that had one, by its url."""
         return dict(self._errors)
 
     async def run(self, sources: Sequence[Source], inventories: dict[str, bytes | None]) -> None:
@@ -98,101 +121,189 @@ class Fetch:
             P2PSyncError: no source that may still be asked holds what is missing, or this disk refused.
         """
         now_s = self._last_byte_s = time.monotonic()
-        for place, source in enumerate(sources):
-            outside = source.kind is SourceKind.WAN
-            self.by_source.setdefault(source.url, 0)
-            self._picker.join(
-                source.url, outside=outside, holds=inventories[source.url], now_s=now_s, start=self._start * (place + 1)
-            )
-        lanes = [
-            asyncio.create_task(self._lane(source, number), name=f"lane {number} of {source.url}")
-            for source in sources
-            for number in range(WAN_LANES if source.kind is SourceKind.WAN else LAN_LANES)
-        ]
+        if self._site is not None:
+            self._site.enter(self)
+        for source in sources:
+            bits = inventories[source.url]
+            holds = None if bits is None else Inventory.from_bits(bits, self.count)
+            self._join(source.url, source, holds, now_s)
         background = [asyncio.create_task(self._judge()), asyncio.create_task(self._journal())]
+        self._dispatch()
         try:
-            while not self._picker.done and self._fatal is None:
-                self._wake.clear()
-                await self._wake.wait()
+            if not self._session.done:
+                await self._over.wait()
             if self._fatal is not None:
                 raise self._fatal
         finally:
-            for task in (*lanes, *background):
-                task.cancel()
-            await asyncio.gather(*lanes, *background, return_exceptions=True)
-            self._writers.shutdown(wait=True)
+            await self._stop(background)
         await asyncio.to_thread(self._incoming.sync)
         self._report()
 
-    async def _lane(self, source: Source, number: int) -> None:
-        while not self._picker.done and not self._picker.is_banned(source.url):
-            if number >= LAN_LANES and source.url not in self._thin:
-                await self._rest(0.0)
-                continue
-            batch = self._picker.next_batch(source.url, time.monotonic())
-            if not batch:
-                await self._rest(self._picker.rest_s(source.url, time.monotonic()))
-                continue
-            task = asyncio.create_task(self._batch(source, batch))
-            self._jobs[source.url, number] = _Job(task, frozenset(c.index for c in batch))
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError:
+    async def _stop(self, background: Sequence[asyncio.Task[None]]) -> None:
+        self._over.set()
+        tasks = [*self._tasks.values(), *background]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._writers.shutdown(wait=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._session.finish()
+        self._flush()
+        if self._site is not None:
+            self._site.exit(self)
+
+    def _join(self, name: str, source: Source, holds: Inventory | None, now_s: float) -> None:
+        self._named[name] = source
+        self.by_source.setdefault(source.url, 0)
+        self._session.join(name, outside=source.kind is SourceKind.WAN, holds=holds, now_s=now_s)
+
+    # What the site calls.
+
+    def met(self, neighbour: Neighbour) -> None:
+        """A neighbour is there: say what is here and hear the same. See ``Spread``."""
+        if neighbour.url is not None:
+            source = self._sources.add(neighbour.url, SourceKind.LAN, named=False)
+            # It was named as a source, perhaps, before its channel was there; one record of a node is enough.
+            self._session.leave(source.url, time.monotonic())
+            self._named[neighbour.id] = source
+            self.by_source.setdefault(source.url, 0)
+        self._session.meet(neighbour.id, time.monotonic())
+        self._dispatch_soon()
+
+    def parted(self, node: str) -> None:
+        """See ``Spread``."""
+        self._session.part(node, time.monotonic())
+        self._dispatch_soon()
+
+    def told(self, node: str, message: Message) -> None:
+        """See ``Spread``."""
+        self._session.hear(node, message, time.monotonic(), serves=node in self._named)
+        self._dispatch_soon()
+
+    def about(self, node: str) -> dict[str, Any] | None:
+        """See ``Spread``."""
+        record, peer = self._session.sources.get(node), self._session.company.peers.get(node)
+        if peer is None:
+            return None
+        return {
+            "digest": str(self.root),
+            "chunks": self.count,
+            "holds": len(peer.have) if peer.have is not None else 0,
+            "wants": peer.wants,
+            "fetches": node in self._session.company.fetchers,
+            "claims": sum(held.holder == node for held in self._session.company.claims.others.values()),
+            "rate": int(record.rate) if record is not None else 0,
+            "slow": record is not None and record.slow,
+            "banned": record is not None and record.banned,
+        }
+
+    # Asking.
+
+    def _dispatch_soon(self) -> None:
+        """Look for work once all that has just happened is known."""
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        """Give every source what it is to be asked for now, and tell the neighbours what they should know."""
+        self._due = False
+        if self._over.is_set():
+            return
+        now_s = time.monotonic()
+        try:
+            for name in list(self._session.sources):
+                while (ask := self._session.next_ask(name, now_s)) is not None:
+                    self._start(ask)
+            self._flush()
+        except Exception as error:  # noqa: BLE001 - nobody else would see it, and the pull would wait for ever
+            self._fail(error)
+
+    def _start(self, ask: Ask) -> None:
+        task = asyncio.create_task(self._run(ask), name=f"ask {self._named[ask.source].url}")
+        self._tasks[ask] = task
+        # Not at the end of the coroutine: one that is cancelled before its first step never gets there.
+        task.add_done_callback(lambda done: self._ended(ask, Fault.CANCELLED if done.cancelled() else done.result()))
+
+    def _ended(self, ask: Ask, fault: Fault | None) -> None:
+        """Whatever happened, what did not arrive goes back to the session."""
+        del self._tasks[ask]
+        self._session.ended(ask, fault, time.monotonic())
+        if ask.part is not None and not self._session.brings(ask.part.index):
+            self._assembled.pop(ask.part.index, None)
+        self._ban_liar(ask)
+        self._dispatch_soon()
+
+    def _flush(self) -> None:
+        for ask in self._session.take_stops():
+            task = self._tasks.get(ask)
+            if task is not None:
                 task.cancel()
-                await asyncio.wait([task])
-                raise
-            finally:
-                del self._jobs[source.url, number]
+        outbox = self._session.take_outbox()
+        if self._site is None:
+            return
+        takers = [node for node, peer in self._session.company.peers.items() if peer.wants]
+        for node, message in outbox:
+            self._site.send(takers if node is None else (node,), message)
+        at_s = self._session.tell_at_s
+        if at_s is not None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, at_s - time.monotonic()), self._tell)
 
-    async def _rest(self, at_least_s: float) -> None:
-        """Wait for news, or for the next tick: whatever frees work sets the event."""
-        await asyncio.sleep(at_least_s)
-        waiter = asyncio.create_task(self._wake.wait())
-        try:
-            await asyncio.wait([waiter], timeout=TICK_S)
-        finally:
-            waiter.cancel()
+    def _tell(self) -> None:
+        self._timer = None
+        self._tick()
+        self._flush()
 
-    async def _batch(self, source: Source, batch: list[Chunk]) -> None:
-        """One request of a lane. Whatever happens, what did not arrive goes back to the picker."""
-        left = {c.index: c for c in batch}
-        fault = Fault.CANCELLED
+    async def _run(self, ask: Ask) -> Fault | None:
+        """One request, and why it did not give all of its chunks, if so."""
+        source = self._named[ask.source]
         try:
-            async with aclosing(source.chunks(batch, self._pool)) as arrivals:
+            await self._rates.before(source.kind, ask)
+            if ask.part is not None:
+                return None if await self._bring_part(source, ask, ask.part) else Fault.CANCELLED
+            async with aclosing(source.chunks(ask.chunks, self._pool, ask.meter)) as arrivals:
                 async for chunk, buffer in arrivals:
                     try:
-                        await self._accept(source, chunk, buffer)
+                        await self._accept(source, ask, chunk, buffer.view(chunk.length))
                     finally:
                         buffer.release()
-                    left.pop(chunk.index, None)
+            return None
         except DigestMismatchError as error:
-            fault = Fault.CORRUPT
-            self._note(source, error)
+            return self._note(source, error, Fault.CORRUPT)
         except WithdrawnError as error:
-            fault = Fault.WITHDRAWN
-            self._note(source, error)
+            return self._note(source, error, Fault.WITHDRAWN)
         except (ProtocolError, IntegrityError) as error:
-            fault = Fault.NONSENSE
-            self._note(source, error)
+            return self._note(source, error, Fault.NONSENSE)
         except NetworkError as error:
-            fault = Fault.BROKEN
-            self._note(source, error)
-        except P2PSyncError as error:
+            return self._note(source, error, Fault.BROKEN)
+        except Exception as error:  # noqa: BLE001 - this disk's fault, or a bug: it ends the pull, not one request of it
             self._fail(error)
-        except Exception as error:  # noqa: BLE001 - a bug must end the pull, not silently one lane of it
-            self._fail(error)
-        finally:
-            if left:
-                self._picker.failed(source.url, list(left.values()), fault, time.monotonic())
-                self._wake.set()
+            return Fault.CANCELLED
 
-    async def _accept(self, source: Source, chunk: Chunk, buffer: Buffer) -> None:
+    async def _bring_part(self, source: Source, ask: Ask, part: Part) -> bool:
+        """One range of a chunk; when it was the last one, prove the chunk and write it. False if it came too late."""
+        chunk = ask.chunks[0]
+        buffer = await source.part(chunk, part.start, part.length, self._pool, ask.meter)
+        try:
+            # The chunk may have been given up and begun again from another source: these bytes are not for that.
+            if not self._session.expects(ask):
+                return False
+            whole = self._assembled.setdefault(part.index, bytearray(chunk.length))
+            whole[part.start : part.start + part.length] = buffer.view(part.length)
+        finally:
+            buffer.release()
+        if self._session.landed(ask, time.monotonic()):
+            with memoryview(whole) as view:
+                await self._accept(source, ask, chunk, view)
+        return True
+
+    async def _accept(self, source: Source, ask: Ask, chunk: Chunk, view: memoryview) -> None:
         """Prove one chunk and write it to every place where it stands.
 
         Raises:
             DigestMismatchError: it does not prove. Nothing was written.
         """
-        view = buffer.view(chunk.length)
         began_s = time.monotonic()
         if self._incoming.holds(chunk.index):
             # Another request brought it, and may have been stopped between its write and its report.
@@ -204,11 +315,11 @@ class Fetch:
         now_s = time.monotonic()
         if now_s - began_s > WRITE_SLOW_S:
             self._slow_until_s = now_s + WRITE_SLOW_FOR_S
-        self._report_chunk(source, chunk, now_s)
+        self._report_chunk(source, ask, chunk, now_s)
 
-    def _report_chunk(self, source: Source, chunk: Chunk, now_s: float) -> None:
-        """Count a chunk that is on disk, once, and tell the picker, each time."""
-        if self._picker.misses(chunk.index):
+    def _report_chunk(self, source: Source, ask: Ask, chunk: Chunk, now_s: float) -> None:
+        """Count a chunk that is on disk, once, and tell the session, each time."""
+        if self._session.misses(chunk.index):
             self._unsynced_bytes += chunk.length
             self._last_byte_s = now_s
             self.by_source[source.url] += chunk.length
@@ -216,15 +327,16 @@ class Fetch:
                 self.wan += chunk.length
             else:
                 self.lan += chunk.length
-        for rival in self._picker.arrived(source.url, chunk, now_s):
-            self._stop_rival(rival, chunk)
-        if self._picker.done:
-            self._wake.set()
+        self._assembled.pop(chunk.index, None)
+        self._session.arrived(ask, chunk, now_s)
+        if self._session.done:
+            self._over.set()
+        self._dispatch_soon()
 
     async def _in_thread(self, work: Callable[[Source, Chunk, memoryview], None], *args: Any) -> None:
         """Run ``work`` in a writer thread, and never return before it has ended.
 
-        A cancelled lane gives its buffer back; bytes that change between proof and write would be a wrong
+        A cancelled request gives its buffer back; bytes that change between proof and write would be a wrong
         chunk on disk that everybody believes.
         """
         future = asyncio.get_running_loop().run_in_executor(self._writers, work, *args)
@@ -242,31 +354,31 @@ class Fetch:
         if Digest.of(view) != chunk.digest:
             raise DigestMismatchError(f"{source.url} sent other bytes than chunk {chunk.digest}")
 
-    def _stop_rival(self, url: str, chunk: Chunk) -> None:
-        for (owner, _number), job in self._jobs.items():
-            if owner == url and chunk.index in job.wanted:
-                job.task.cancel()
+    # Time.
 
     async def _judge(self) -> None:
         """Look at silence a few times a second, and end the pull when nobody can help."""
         told_s = 0.0
-        brought: dict[str, int] = {}
         while True:
             await asyncio.sleep(TICK_S)
             now_s = time.monotonic()
-            self._thin = {u for u, n in self.by_source.items() if n - brought.get(u, 0) < THICK_BYTES_PER_S * TICK_S}
-            brought = dict(self.by_source)
-            for url in self._picker.tick(now_s):
-                self._emit({"event": "source", "url": url, "state": "slow", "reason": "silent"})
+            self._tick()
             if now_s - told_s >= PROGRESS_S:
                 told_s = now_s
                 self._report()
-            hopeless = self._picker.hopeless()
-            if hopeless and len(hopeless) == len(self._picker.missing) and not self._patient:
+            hopeless = self._session.hopeless()
+            if hopeless and len(hopeless) == self._session.missing_count and not self._patient:
                 self._fail(self._verdict(hopeless))
             elif now_s - self._last_byte_s > self._stall_s and not self._patient:
                 self._fail(self._stalled())
-            self._wake.set()
+            self._dispatch()
+
+    def _tick(self) -> None:
+        now_s = time.monotonic()
+        self._rates.sample(now_s)
+        self._session.company.lan_rate = self._rates.lan_rate
+        for name in self._session.tick(now_s):
+            self._emit({"event": "source", "url": self._named[name].url, "state": "slow", "reason": "silent"})
 
     async def _journal(self) -> None:
         while True:
@@ -282,6 +394,8 @@ class Fetch:
                     self._fail(error)
                     return
 
+    # Verdicts.
+
     def _verdict(self, hopeless: list[Chunk]) -> P2PSyncError:
         count, size = len(hopeless), sum(c.length for c in hopeless)
         if not self._errors:
@@ -290,7 +404,7 @@ class Fetch:
         return type(error)(f"{error.message}; {count} chunks ({size} bytes) are missing", hint=error.hint)
 
     def _stalled(self) -> P2PSyncError:
-        missing = self._picker.missing
+        missing = self._session.missing
         size = sum(c.length for c in missing)
         why = "; ".join(sorted({str(e) for e in self._errors.values()}))[:400]
         return StalledError(
@@ -299,16 +413,23 @@ class Fetch:
             hint="run the same pull again: what arrived is kept",
         )
 
-    def _note(self, source: Source, error: P2PSyncError) -> None:
+    def _note(self, source: Source, error: P2PSyncError, fault: Fault) -> Fault:
         known = self._errors.get(source.url)
         self._errors[source.url] = error if known is None else worst([error, known])
         if known is None or type(known) is not type(error):
             self._emit({"event": "source", "url": source.url, "state": "dropped", "reason": str(error)})
+        return fault
+
+    def _ban_liar(self, ask: Ask) -> None:
+        """A neighbour whose bytes were wrong twice is a liar for every pull, not for this one alone."""
+        met = ask.source in self._session.company.peers
+        if self._site is not None and met and self._session.is_banned(ask.source):
+            self._site.ban(ask.source, str(self._errors.get(self._named[ask.source].url, "wrong bytes")), BAN_S)
 
     def _fail(self, error: BaseException) -> None:
         if self._fatal is None:
             self._fatal = error
-        self._wake.set()
+        self._over.set()
 
     def _report(self) -> None:
         reused = self._incoming.reused_bytes + self._incoming.resumed_bytes

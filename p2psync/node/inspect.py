@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from p2psync.errors import ModelNotFoundError, SourceUnreachableError, UsageError
+from p2psync.errors import ModelNotFoundError, NodeNotRunningError, NotFoundError, SourceUnreachableError, UsageError
 from p2psync.manifest import Head, Manifest, Reference, compare, files_of, peek_head, peek_key_hint
 from p2psync.node.identity import known_node_id
 from p2psync.node.names import SOCKET_NAME
@@ -146,22 +147,37 @@ def _status(home: Path, _args: Mapping[str, Any]) -> Json:
                 for p in usage.unfinished
             ],
             "transfers": running.get("transfers", []),
+            "site": running.get("site"),
+            "neighbours": running.get("neighbours", 0),
+            "links": running.get("links"),
+            "limits": running.get("limits"),
+            "discovery": running.get("discovery"),
         }
 
 
 def _ask_owner(home: Path) -> Json:
     """What a running serve says of itself; nothing when there is none."""
-    socket = home / SOCKET_NAME
-    if not socket.exists():
-        return {}
-    import asyncio
-
-    from p2psync.transport import call
-
     try:
-        return asyncio.run(call(socket, "status", {}, lambda _event: None))
-    except SourceUnreachableError:
+        return ask_owner(home, "status", {})
+    except NotFoundError:
         return {}
+
+
+def ask_owner(home: Path, verb: str, args: Json) -> Json:
+    """Ask the running serve of a home what only it knows.
+
+    Raises:
+        NodeNotRunningError: there is none.
+    """
+    socket = home / SOCKET_NAME
+    if socket.exists():
+        import asyncio
+
+        from p2psync.transport import call
+
+        with suppress(SourceUnreachableError):
+            return asyncio.run(call(socket, verb, args, lambda _event: None))
+    raise NodeNotRunningError(f"no p2psync serve runs on {home}", hint="p2psync serve --open")
 
 
 class _opened:  # noqa: N801 - reads as `with _opened(home) as store`

@@ -1,23 +1,25 @@
-"""A running node: it owns one store, serves it to others, and takes verbs over its Unix socket."""
+"""A running node: it owns one store, serves it to others, meets its site, and takes verbs over its Unix socket."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from p2psync.limits import MIB
+from p2psync.errors import P2PSyncError, UsageError
+from p2psync.limits import READERS_MAX
 from p2psync.node.identity import node_id
 from p2psync.node.names import SOCKET_NAME
 from p2psync.node.operations import Owner, perform
+from p2psync.node.rates import NAMES, Limits, Rates
+from p2psync.node.site import Site
 from p2psync.store import Store
-from p2psync.swarm import TokenBucket
-from p2psync.transport import LocalServer, Server
+from p2psync.transport import LocalServer, Server, parse_endpoint
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -31,12 +33,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """How a node serves. Port 0 takes a free one; ``upload_limit_bytes_per_s`` None is unlimited."""
+    """How a node serves and whom it meets.
+
+    Port 0 takes a free one. ``peers`` are URLs of nodes that are always tried. ``follow`` are references whose newest
+    version is kept here, from ``sources``.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
     site: str = ""
-    upload_limit_bytes_per_s: float | None = None
+    discover: bool = True
+    peers: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    follow: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 def _ignore(_event: dict[str, Any]) -> None:
@@ -61,30 +71,50 @@ class Node:
         self._owner: Owner | None = None
         self._server: Server | None = None
         self._control: LocalServer | None = None
-        self._chores: asyncio.Task[None] | None = None
+        self._chores: list[asyncio.Task[None]] = []
+        self._sent: Counter[str] = Counter()
         self.sent_bytes = 0
 
     async def __aenter__(self) -> Self:
-        """Open the store, listen, and take verbs.
+        """Open the store, listen, look for the site's other nodes, and take verbs.
 
         Raises:
             StoreLockedError: another process owns the home.
             NetworkError: the address cannot be listened on.
+            UsageError: a peer is no URL.
         """
         options = self._options
         store = await asyncio.to_thread(Store.open, self.home)
-        self._owner = Owner(store)
+        self._owner = Owner(store, rates=Rates(options.limits))
         try:
             self.id = await asyncio.to_thread(node_id, self.home)
-            self._server = Server(store, node_id=self.id, site=options.site, pace=self._pacer(), on_sent=self._count)
-            self.url = await self._server.start(options.host, options.port)
+            await self._listen(self._owner)
             self._control = LocalServer(self.home / SOCKET_NAME, self._verb)
             await self._control.start()
-            self._chores = asyncio.create_task(self._prove_again(store))
+            self._chores = [asyncio.create_task(self._prove_again(store))]
+            self._chores += [asyncio.create_task(self._follow(reference)) for reference in options.follow]
         except BaseException:
             await self.close()
             raise
         return self
+
+    async def _listen(self, owner: Owner) -> None:
+        options, rates = self._options, owner.rates
+        self._server = Server(owner.store, node_id=self.id, site=options.site, pace=rates.pace, on_sent=self._count)
+        rates.flows = self._server.flows
+        self.url = await self._server.start(options.host, options.port)
+        owner.site = Site(owner.store, self._emit, serves=True)
+        rates.outside = lambda address: not owner.near(address)
+        await owner.site.open(
+            self.home,
+            site=options.site,
+            host=options.host,
+            port=parse_endpoint(self.url).port,
+            discover=options.discover,
+            peers=options.peers,
+        )
+        if owner.site.neighbours is not None:
+            self._server.open_site(owner.site.neighbours.accept)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -93,11 +123,13 @@ class Node:
 
     async def close(self) -> None:
         """Stop taking work, let answers in progress end, and give the store back."""
-        if self._chores is not None:
-            self._chores.cancel()
-            await asyncio.gather(self._chores, return_exceptions=True)
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
         if self._control is not None:
             await self._control.stop()
+        if self._owner is not None and self._owner.site is not None:
+            await self._owner.site.close()
         if self._server is not None:
             await self._server.stop(GRACE_S)
         if self._owner is not None:
@@ -106,9 +138,7 @@ class Node:
 
     async def perform(self, verb: str, args: dict[str, Any], emit: Emit = _ignore) -> dict[str, Any]:
         """Run a verb (publish, pull, tag, rm, prune, verify) on this node's store."""
-        if self._owner is None:
-            raise RuntimeError("the node is not running: use it as `async with Node(...) as node`")
-        return await perform(self._owner, verb, args, emit)
+        return await perform(self._running(), verb, args, emit)
 
     async def pull(
         self,
@@ -123,26 +153,94 @@ class Node:
         named = [{"url": url, "kind": "wan"} for url in sources] + [{"url": url, "kind": "lan"} for url in peers]
         return await self.perform("pull", {"reference": reference, "sources": named, "variant": variant}, emit)
 
+    def set_limits(self, changes: Mapping[str, float | None]) -> Limits:
+        """Change limits while the node runs; those that are not named stay. Bytes per second, None is unlimited.
+
+        Raises:
+            UsageError: there is no limit of that name, or it is not positive.
+        """
+        unknown = sorted(set(changes) - set(NAMES))
+        if unknown:
+            raise UsageError(f"there is no limit {unknown[0]!r}", hint=f"the limits are {', '.join(NAMES)}")
+        rates = self._running().rates
+        rates.set(replace(rates.limits, **changes))
+        return rates.limits
+
+    def status(self) -> dict[str, Any]:
+        """What only the running node knows: its address and id, what it sent and pulls, its links and its limits."""
+        owner = self._running()
+        received = owner.received()
+        return {
+            "url": self.url,
+            "node": self.id,
+            "site": self._options.site,
+            "sent_bytes": self.sent_bytes,
+            "transfers": list(owner.transfers.values()),
+            "neighbours": len(owner.site.live()) if owner.site is not None else 0,
+            "links": {
+                "wan": {"received": received["wan"], "sent": self._sent_to(outside=True)},
+                "lan": {"received": received["lan"], "sent": self._sent_to(outside=False)},
+            },
+            "limits": asdict(owner.rates.limits),
+            "discovery": owner.site.degraded if owner.site is not None else None,
+        }
+
+    def peers(self) -> dict[str, Any]:
+        """The other nodes of the site: who has what, who is slow, who was banned and why."""
+        owner = self._running()
+        site, received = owner.site, owner.received_by_url()
+        if site is None:
+            return {"peers": [], "banned": []}
+        rows = [
+            {
+                "node": neighbour.id,
+                "url": neighbour.url,
+                "address": neighbour.address,
+                "software": neighbour.software,
+                "static": neighbour.static,
+                "rtt_ms": round(neighbour.rtt_s * 1000, 3),
+                "seconds": round(asyncio.get_running_loop().time() - neighbour.since_s, 1),
+                "control": {"received": neighbour.received_bytes, "sent": neighbour.sent_bytes},
+                "sent_bytes": self._sent[neighbour.address],
+                "received_bytes": received[neighbour.url or ""],
+                "versions": [about for spread in site.spreads() if (about := spread.about(neighbour.id))],
+            }
+            for neighbour in site.live()
+        ]
+        return {"peers": rows, "banned": site.bans()}
+
     async def _verb(self, verb: str, args: dict[str, Any], emit: Emit) -> dict[str, Any]:
         if verb == "status":
             return self.status()
+        if verb == "peers":
+            return self.peers()
+        if verb == "limits":
+            return asdict(self.set_limits(args))
         return await self.perform(verb, args, emit)
 
-    def status(self) -> dict[str, Any]:
-        """What only the running node knows: its address, its id, what it sent and what it pulls."""
-        transfers = list(self._owner.transfers.values()) if self._owner else []
-        return {"url": self.url, "node": self.id, "sent_bytes": self.sent_bytes, "transfers": transfers}
+    def _running(self) -> Owner:
+        if self._owner is None:
+            raise RuntimeError("the node is not running: use it as `async with Node(...) as node`")
+        return self._owner
 
-    def _pacer(self) -> Callable[[int], float] | None:
-        rate = self._options.upload_limit_bytes_per_s
-        if rate is None:
-            return None
-        # A burst of a tenth of a second keeps a slow limit smooth; below one piece it would only cost wake-ups.
-        bucket = TokenBucket(rate, max(64 << 10, min(MIB, int(rate / 10))), time.monotonic())
-        return lambda count: bucket.take(count, time.monotonic())
+    def _sent_to(self, *, outside: bool) -> int:
+        near = self._running().near
+        return sum(count for address, count in self._sent.items() if near(address) is not outside)
 
-    def _count(self, _address: str, count: int) -> None:
+    def _count(self, address: str, count: int) -> None:
         self.sent_bytes += count
+        # Readers come and go; what is told of each is bounded, what is told of all is exact.
+        if address in self._sent or len(self._sent) < READERS_MAX:
+            self._sent[address] += count
+
+    async def _follow(self, reference: str) -> None:
+        """Keep the newest version of a reference here, for ever."""
+        named = [{"url": url, "kind": "wan"} for url in self._options.sources]
+        args = {"reference": reference, "sources": named, "watch": True}
+        try:
+            await self.perform("pull", args, lambda event: self._emit({**event, "follow": reference}))
+        except P2PSyncError as error:
+            self._emit({"event": "follow_failed", "follow": reference, "reason": str(error), "hint": error.hint})
 
     async def _prove_again(self, store: Store) -> None:
         """Files that changed under the node are proved again now and then; what proves is served again."""
@@ -156,7 +254,20 @@ class Node:
 
 async def serve(home: Path, options: ServeOptions, emit: Emit, stop: asyncio.Event) -> None:
     """Run a node until ``stop`` is set. Emits ``listening`` first and ``stopped`` last."""
-    async with Node(home, options, emit=emit) as node:
+    early: list[dict[str, Any]] = []
+    listening = False
+
+    def tell(event: dict[str, Any]) -> None:
+        # A neighbour may be met before this node's own address is said, which comes first.
+        if listening:
+            emit(event)
+        else:
+            early.append(event)
+
+    async with Node(home, options, emit=tell) as node:
         emit({"event": "listening", "url": node.url, "node": node.id})
+        listening = True
+        for event in early:
+            emit(event)
         await stop.wait()
     emit({"event": "stopped", "url": node.url, "sent_bytes": node.sent_bytes})

@@ -10,19 +10,26 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from p2psync.errors import P2PSyncError, SourceUnreachableError, StoreLockedError, UsageError
+from p2psync.limits import READERS_MAX
 from p2psync.manifest import Reference
 from p2psync.node.names import SOCKET_NAME
 from p2psync.node.pull import WATCH_S, Pull, PullRequest
+from p2psync.node.rates import Rates
 from p2psync.node.repair import repair
 from p2psync.store import PublishOptions, Store
 from p2psync.transport import call
 from p2psync.trust import Keyring
+
+if TYPE_CHECKING:
+    from p2psync.node.site import Site
 
 Emit = Callable[[dict[str, Any]], None]
 Args = Mapping[str, Any]
@@ -33,8 +40,49 @@ class Owner:
     """The process that owns a store: what its verbs share. ``transfers`` is what ``status`` shows."""
 
     store: Store
+    rates: Rates = field(default_factory=Rates)
+    site: Site | None = None
     transfers: dict[int, dict[str, Any]] = field(default_factory=dict)
     _busy: dict[str, asyncio.Lock] = field(default_factory=dict)
+    _pulls: dict[int, Pull] = field(default_factory=dict)
+    _received: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def near(self, address: str) -> bool:
+        """Whether an address stands in the site's own networks."""
+        return self.site is not None and self.site.near(address)
+
+    def received(self) -> Counter[str]:
+        """Bytes that came over each link, ``lan`` and ``wan``, since the process began."""
+        total: Counter[str] = Counter()
+        for (_, kind), count in self._all_received().items():
+            total[kind] += count
+        return total
+
+    def received_by_url(self) -> Counter[str]:
+        """The same by the URL of who sent them."""
+        total: Counter[str] = Counter()
+        for (url, _), count in self._all_received().items():
+            total[url] += count
+        return total
+
+    def _all_received(self) -> Counter[tuple[str, str]]:
+        total = Counter(self._received)
+        for pull in self._pulls.values():
+            total.update(pull.received())
+        return total
+
+    @contextmanager
+    def pulling(self, pull: Pull) -> Iterator[None]:
+        """Count what a pull receives, while it runs and afterwards."""
+        self._pulls[id(pull)] = pull
+        try:
+            yield
+        finally:
+            del self._pulls[id(pull)]
+            for key, count in pull.received().items():
+                # What is told of each source is bounded: the rest goes on one account a link.
+                known = key in self._received or len(self._received) < READERS_MAX
+                self._received[key if known else ("", key[1])] += count
 
     def turn(self, name: str) -> asyncio.Lock:
         """Two pulls of one model go one after the other; the second finds what the first brought."""
@@ -108,9 +156,33 @@ async def _publish(owner: Owner, args: Args, emit: Emit) -> dict[str, Any]:
 
 async def _pull(owner: Owner, args: Args, emit: Emit) -> dict[str, Any]:
     request = PullRequest.parse(args)
-    if args.get("watch"):
-        return await _watch(owner, request, emit)
-    return await _pull_once(owner, request, emit)
+    async with _in_company(owner, request, args.get("site") or "", emit):
+        if args.get("watch"):
+            return await _watch(owner, request, emit)
+        return await _pull_once(owner, request, emit)
+
+
+@asynccontextmanager
+async def _in_company(owner: Owner, request: PullRequest, site: str, emit: Emit) -> AsyncIterator[None]:
+    """Meet the peers that a pull may use. A serving node has met them; a command alone looks for them itself.
+
+    It listens nowhere, so it reads what they hold and is told what they get. Where it was told whom to ask, it browses
+    for nobody else.
+    """
+    peers = [url for url, kind in request.sources if kind == "lan" and not url.startswith("file:")]
+    named = bool(request.sources)
+    if owner.site is not None or request.offline or (named and not peers):
+        yield
+        return
+    from p2psync.node.site import Site
+
+    owner.site = Site(owner.store, emit, serves=False)
+    try:
+        await owner.site.open(owner.store.home, site=site, discover=not named, peers=peers)
+        yield
+    finally:
+        await owner.site.close()
+        owner.site = None
 
 
 async def _pull_once(owner: Owner, request: PullRequest, emit: Emit) -> dict[str, Any]:
@@ -126,7 +198,9 @@ async def _pull_once(owner: Owner, request: PullRequest, emit: Emit) -> dict[str
         try:
             # Where in the order each source is first asked: it differs from pull to pull, so that nodes spread.
             start = random.randrange(1 << 16)  # noqa: S311 - nothing secret hangs on it
-            return await Pull(owner.store, request, follow, start=start).run()
+            pull = Pull(owner.store, request, follow, start=start, site=owner.site, rates=owner.rates)
+            with owner.pulling(pull):
+                return await pull.run()
         finally:
             del owner.transfers[number]
 

@@ -5,19 +5,33 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from p2psync.content import Digest
-from p2psync.errors import ModelNotFoundError, P2PSyncError, UsageError, VariantNotFoundError, WrongHeadError
+from p2psync.errors import (
+    ModelNotFoundError,
+    NotFoundError,
+    P2PSyncError,
+    UsageError,
+    VariantNotFoundError,
+    WrongHeadError,
+)
+from p2psync.limits import DISCOVERY_PATIENCE_S
 from p2psync.manifest import Head, Manifest, Reference, Tree, TreeReader, Variant, chunk_table, files_of
-from p2psync.node.fetch import Fetch
+from p2psync.node.fetch import Fetch, Version
+from p2psync.node.rates import Rates
 from p2psync.node.resolve import EtagMemory, Resolved, resolve
 from p2psync.node.sources import SourceSet
 from p2psync.store import Store
+from p2psync.transport import SourceKind
 from p2psync.trust import TrustStore, accept
+
+if TYPE_CHECKING:
+    from p2psync.node.site import Site
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -60,7 +74,19 @@ class PullRequest:
 class Pull:
     """One run of ``request`` into ``store``. Interrupting it loses nothing that was proved."""
 
-    def __init__(self, store: Store, request: PullRequest, emit: Emit, *, start: int = 0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        request: PullRequest,
+        emit: Emit,
+        *,
+        start: int = 0,
+        site: Site | None = None,
+        rates: Rates | None = None,
+    ) -> None:
+        self._site = None if request.offline else site
+        self._rates = rates or Rates()
+        self._sources: SourceSet | None = None
         self._store = store
         self._request = request
         self._emit = emit
@@ -77,6 +103,8 @@ class Pull:
         request = self._request
         etags = EtagMemory(self._store.home / "etags.json")
         async with SourceSet(request.reachable_sources(), self._emit) as sources:
+            self._sources = sources
+            await self._meet(sources)
             resolved = await self._resolve(sources, etags)
             head = resolved.head
             self._emit(
@@ -115,6 +143,22 @@ class Pull:
             total = sum(manifest.files[i].size for i in files)
             return self._result(head, path, total, sources, fetch)
 
+    def received(self) -> Counter[tuple[str, str]]:
+        """Bytes that came so far, by (url, kind) of their source."""
+        counted: Counter[tuple[str, str]] = Counter()
+        for source in self._sources.all if self._sources is not None else ():
+            counted[source.url, source.kind.value] += source.wire.received
+        return counted
+
+    async def _meet(self, sources: SourceSet) -> None:
+        """Let discovery have its time, and ask the neighbours too."""
+        if self._site is None:
+            return
+        await self._site.settled(0.0 if sources.all else DISCOVERY_PATIENCE_S)
+        for neighbour in self._site.live():
+            if neighbour.url is not None:
+                sources.add(neighbour.url, SourceKind.LAN, named=False)
+
     async def _resolve(self, sources: SourceSet, etags: EtagMemory) -> Resolved:
         reference = self._request.reference
         selector = str(reference.digest) if reference.digest is not None else reference.tag
@@ -130,7 +174,8 @@ class Pull:
             return Resolved(accept(known, reference, self._trust, 0), known, unchanged=True)
         resolved = await resolve(reference, sources.all, self._trust, known, etags, now_unix_s)
         for url, error in resolved.failures.items():
-            self._emit({"event": "source", "url": url, "state": "dropped", "reason": str(error)})
+            if sources.was_named(url) or not isinstance(error, NotFoundError):
+                self._emit({"event": "source", "url": url, "state": "dropped", "reason": str(error)})
             if isinstance(error, P2PSyncError):
                 sources.failures[url] = error
         if reference.digest is None:
@@ -156,7 +201,18 @@ class Pull:
         incoming = await asyncio.to_thread(self._store.begin, head.name, manifest, tree, files, resolved.envelope)
         clean = False
         try:
-            fetch = Fetch(incoming, self._emit, start=self._start)
+            table = await asyncio.to_thread(chunk_table, manifest)
+            # Nodes that want the same files want the same chunks.
+            selection = Digest.of(b"".join(number.to_bytes(4, "big") for number in sorted(files)))[:8]
+            fetch = Fetch(
+                incoming,
+                Version(head.root, table, selection),
+                sources,
+                self._emit,
+                site=self._site,
+                rates=self._rates,
+                start=self._start,
+            )
             self._emit(
                 {
                     "event": "plan",
@@ -170,9 +226,12 @@ class Pull:
             if incoming.missing:
                 await asyncio.to_thread(incoming.check_room)
                 ready = await sources.open(head.root)
-                held = await sources.inventories(head.root, len(chunk_table(manifest)), ready)
-                usable = [s for s in ready if s.url in held]
-                if not usable:
+                # What neighbours hold they say themselves, and go on saying.
+                known = {n.url for n in self._site.live()} if self._site is not None else set()
+                asked = [s for s in ready if s.url not in known]
+                held = await sources.inventories(head.root, len(table), asked)
+                usable = [s for s in asked if s.url in held]
+                if not usable and not known:
                     raise sources.verdict(f"no source has {reference_of(head)}")
                 await fetch.run(usable, held)
             path = await asyncio.to_thread(incoming.install)

@@ -9,7 +9,7 @@ from typing import Any
 from p2psync.content import Digest
 from p2psync.errors import DamagedError
 from p2psync.manifest import chunk_table
-from p2psync.node.fetch import Fetch
+from p2psync.node.fetch import Fetch, Version
 from p2psync.node.sources import SourceSet
 from p2psync.store import Store, VerifyReport
 
@@ -46,12 +46,12 @@ async def _repair_version(store: Store, name: str, root: Digest, sources: Source
             await asyncio.to_thread(incoming.check_room)
             ready = await sources.open(root)
             manifest = await asyncio.to_thread(store.manifest, root)
-            count = len(chunk_table(manifest)) if manifest is not None else 0
-            held = await sources.inventories(root, count, ready)
+            table = chunk_table(manifest) if manifest is not None else []
+            held = await sources.inventories(root, len(table), ready)
             usable = [s for s in ready if s.url in held]
             if not usable:
                 raise sources.verdict(f"no source has {name}@{root}")
-            await Fetch(incoming, emit).run(usable, held)
+            await Fetch(incoming, Version(root, table), sources, emit).run(usable, held)
         await asyncio.to_thread(incoming.install)
         return {"reference": f"{name}@{root}", "fetched_bytes": missing_bytes}
     except BaseException:

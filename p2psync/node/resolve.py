@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from p2psync.content import Digest
-from p2psync.errors import ModelNotFoundError, NetworkError, P2PSyncError, RollbackError, worst
+from p2psync.errors import (
+    ModelNotFoundError,
+    NetworkError,
+    P2PSyncError,
+    RollbackError,
+    SourceUnreachableError,
+    worst,
+)
 from p2psync.manifest import Head, Reference
 from p2psync.node.sources import ask_all
 from p2psync.transport import HeadReply, Source
 from p2psync.trust import TrustStore, accept
 
+# Before a source that broke off is asked for a head again.
+RETRY_S = (0.1, 0.4)
 # Remembered entity tags; the oldest go first.
 ETAGS_MAX = 512
 
@@ -96,7 +107,7 @@ async def resolve(
         P2PSyncError: no source gave an acceptable head. Trust outranks integrity outranks network.
     """
     selector = selector_of(reference)
-    replies = await ask_all(sources, lambda s: s.head(reference.name, selector, etags.recall(s.url, reference, known)))
+    replies = await ask_all(sources, lambda s: _ask(s, reference, selector, etags.recall(s.url, reference, known)))
     failures: dict[str, P2PSyncError] = {}
     best: Resolved | None = None
     for source, reply in zip(sources, replies, strict=True):
@@ -124,6 +135,17 @@ async def resolve(
     if best is None:
         raise _explain(reference, failures)
     return best
+
+
+async def _ask(source: Source, reference: Reference, selector: str, etag: str | None) -> HeadReply:
+    """The head as one source gives it. A connection that breaks is made again: a full or restarting seed is no news."""
+    for pause_s in RETRY_S:
+        try:
+            return await source.head(reference.name, selector, etag)
+        except SourceUnreachableError:
+            # Nodes that lost a seed in one moment do not come back in one.
+            await asyncio.sleep(pause_s * (0.5 + random.random()))  # noqa: S311 - nothing secret hangs on it
+    return await source.head(reference.name, selector, etag)
 
 
 def _explain(reference: Reference, failures: dict[str, P2PSyncError]) -> P2PSyncError:

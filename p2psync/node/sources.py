@@ -36,6 +36,21 @@ class SourceSet:
         self.all: list[Source] = [connect(url, SourceKind(kind)) for url, kind in dict(addresses).items()]
         self.failures: dict[str, P2PSyncError] = {}
         self._emit = emit
+        self._named = {source.url for source in self.all}
+
+    def was_named(self, url: str) -> bool:
+        """Whether whoever asked for the pull named this source; others were found."""
+        return url in self._named
+
+    def add(self, url: str, kind: SourceKind, *, named: bool = True) -> Source:
+        """The source at ``url``, connected now if it was not among them."""
+        if named:
+            self._named.add(url)
+        known = next((source for source in self.all if source.url == url), None)
+        if known is None:
+            known = connect(url, kind)
+            self.all.append(known)
+        return known
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,13 +1,17 @@
 """Write the files of a version to a directory of the user: shared blocks or a copy, or read-only hard links.
 
-All files are staged beside their goal first and then renamed, so a full disk or a crash leaves what was there.
+All files are staged beside their goal first and then renamed, so a full disk or a crash leaves what was there. The
+staging directory is locked while its export runs: one that nobody locks is what a killed export left, and the next
+export to the same place removes it.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from p2psync.content import Digest
@@ -18,7 +22,10 @@ from p2psync.store.index import FileRow
 from p2psync.store.opened import OpenHome
 from p2psync.store.records import replace_each
 
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _PREFIX = ".p2psync-export-"
+# Between making its staging directory and locking it an export takes milliseconds; younger ones are left alone.
+_ABANDONED_S = 60.0
 
 
 def export(opened: OpenHome, name: str, root: Digest, files: Collection[int], to: Path, *, link: bool) -> None:
@@ -35,8 +42,13 @@ def export(opened: OpenHome, name: str, root: Digest, files: Collection[int], to
         _refuse_symlinks(target, [row.path for row in rows])
         beside = target if existed else target.parent
         make_folder(beside)
+        _clean_abandoned(opened, beside)
         staging = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=beside))
+    lock_fd = os.open(staging, _FOLDER_FLAGS)
     try:
+        with suppress(OSError):
+            # Where directories cannot be locked, what a killed export leaves stays.
+            linux.try_lock(lock_fd)
         with disk_errors(target, needed_bytes=sum(row.size for row in rows)):
             _require_room(opened, rows, staging, link=link)
             tree = staging / "tree"
@@ -51,6 +63,25 @@ def export(opened: OpenHome, name: str, root: Digest, files: Collection[int], to
                 sync_folder(target.parent)
     finally:
         _clean(opened, staging)
+        os.close(lock_fd)
+
+
+def _clean_abandoned(opened: OpenHome, beside: Path) -> None:
+    """Remove what killed exports of this user left in a directory; never what a running one uses."""
+    for entry in beside.glob(f"{_PREFIX}*"):
+        try:
+            fd = os.open(entry, _FOLDER_FLAGS)
+        except OSError:
+            continue
+        try:
+            facts = os.fstat(fd)
+            old = time.time() - facts.st_mtime > _ABANDONED_S
+            if old and facts.st_uid == os.geteuid() and linux.try_lock(fd):
+                _clean(opened, entry)
+        except OSError:
+            continue  # This file system cannot lock directories, so nobody can tell.
+        finally:
+            os.close(fd)
 
 
 def _rows(opened: OpenHome, name: str, root: Digest, files: Collection[int]) -> list[FileRow]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -91,12 +92,29 @@ class Home:
         """The file that holds the nodes of a version."""
         return self.manifests / f"{root.hex()}.nodes"
 
+    def require_folder(self) -> None:
+        """Demand that what stands here, if anything does, is a directory.
+
+        Raises:
+            StoreError: it is not, or nobody can say.
+        """
+        with disk_errors(self.path):
+            try:
+                facts = os.stat(self.path)
+            except FileNotFoundError:
+                return
+            except NotADirectoryError as error:
+                raise StoreError(f"the home {self.path} is below a file") from error
+        if not stat.S_ISDIR(facts.st_mode):
+            raise StoreError(f"the home {self.path} is no directory", hint="--home names a directory")
+
     def create(self) -> None:
         """Make the home and its folders, for this user alone.
 
         Raises:
             StoreUnwritableError: it cannot be made or written.
         """
+        self.require_folder()
         with disk_errors(self.path):
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             for folder in (self.heads, self.manifests, self.models, self.partial, self.staging):

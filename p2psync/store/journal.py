@@ -61,6 +61,12 @@ def read_journal(path: Path, root: Digest, selection: Digest) -> JournalState:
     return JournalState(frozenset(chunks), identities)
 
 
+def journalled(path: Path, root: Digest) -> frozenset[int]:
+    """The chunks that a journal of a version names, whatever selection of files it is for. Not to be believed."""
+    head = (read_file(path) or b"")[:_HEAD_BYTES]
+    return read_journal(path, root, Digest(head[-32:])).chunks if len(head) == _HEAD_BYTES else frozenset()
+
+
 def _record(data: bytes, position: int) -> tuple[int, bytes, int] | None:
     """(kind, payload, where it ends) of one record; None when it is torn or garbled."""
     if position + _RECORD.size > len(data):

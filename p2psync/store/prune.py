@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +20,10 @@ from pathlib import Path
 from p2psync.content import Digest
 from p2psync.errors import ModelNotFoundError, P2PSyncError, StoreInUseError
 from p2psync.limits import PARTIAL_KEEP_S
-from p2psync.manifest import Reference, peek_head
-from p2psync.store import linux
+from p2psync.manifest import Reference, chunk_table, peek_head
 from p2psync.store.home import disk_errors, read_file, sync_folder
 from p2psync.store.index import InstallRow
+from p2psync.store.journal import journalled
 from p2psync.store.opened import OpenHome, files_below
 from p2psync.store.records import installed
 from p2psync.store.values import RemovalReport, Removed, Unfinished
@@ -97,14 +97,31 @@ def unfinished(opened: OpenHome) -> list[Unfinished]:
     found = []
     for folder in _partial_folders(opened):
         root = Digest(bytes.fromhex(folder.name))
-        files = files_below(folder / "tree")
         with suppress(FileNotFoundError):
             # A file that goes while it is looked at belongs to a pull that ends just now.
-            facts = [os.lstat(path) for path in files]
-            done = sum(_written(path) for path in files)
-            size, blocks = (sum(f.st_size for f in facts), sum(f.st_blocks for f in facts))
+            facts = {os.path.relpath(path, folder / "tree"): os.lstat(path) for path in files_below(folder / "tree")}
+            size, blocks = sum(f.st_size for f in facts.values()), sum(f.st_blocks for f in facts.values())
+            done = _done(opened, folder, root, facts)
             found.append(Unfinished(root, _name_of(folder), done, size, blocks * _BLOCK_BYTES))
     return found
+
+
+def _done(opened: OpenHome, folder: Path, root: Digest, facts: Mapping[str, os.stat_result]) -> int:
+    """Bytes of an unfinished version that were proved and synced: linked files, and chunks that the journal names.
+
+    Blocks say less: a file system gives some to a hole that is only read.
+    """
+    linked = {path for path, found in facts.items() if found.st_nlink > 1}
+    done = sum(facts[path].st_size for path in linked)
+    manifest = opened.manifests.get(root)
+    chunks = journalled(folder / "journal", root)
+    if manifest is None or not chunks:
+        return done
+    written = {number for number, file in enumerate(manifest.files) if file.path in facts.keys() - linked}
+    for chunk in chunk_table(manifest):
+        if chunk.index in chunks:
+            done += chunk.length * sum(place.file in written for place in chunk.places)
+    return done
 
 
 def _plan_version(opened: OpenHome, plan: _Plan, name: str, root: Digest) -> None:
@@ -208,13 +225,6 @@ def _freed(paths: Iterable[Path]) -> int:
             names[found.st_dev, found.st_ino] += 1
             facts[found.st_dev, found.st_ino] = found
     return sum(f.st_blocks * _BLOCK_BYTES for inode, f in facts.items() if names[inode] >= f.st_nlink)
-
-
-def _written(path: Path) -> int:
-    """Bytes of a file where something was written."""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        return sum(end - start for start, end in linux.written_extents(file.fileno(), size))
 
 
 def _partial_folders(opened: OpenHome) -> Iterator[Path]:

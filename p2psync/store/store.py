@@ -1,7 +1,8 @@
 """The store of one home: everything that other rooms may ask of this disk.
 
 Plain code, safe from any thread. What runs in an event loop is said to; everything else may take long and wants a
-thread. One process owns a home; others may read it.
+thread. One process owns a home; others may read it. What only one verb needs is imported by that verb: together it
+takes as long as bringing a small model.
 """
 
 from __future__ import annotations
@@ -15,9 +16,7 @@ from typing import Self
 from p2psync.content import Digest
 from p2psync.errors import ModelNotFoundError, StoreLockedError, StoreUnwritableError
 from p2psync.manifest import Head, Manifest, Reference, SigningKey, Tree, peek_head, sign_head
-from p2psync.store import begin as begin_
-from p2psync.store import export as export_
-from p2psync.store import linux, listing, locate, prune, publish, records, recovery, verify
+from p2psync.store import linux, locate, records, recovery
 from p2psync.store.heads import resolve, selector_digest
 from p2psync.store.home import Home, disk_errors
 from p2psync.store.incoming import Incoming, file_head
@@ -60,10 +59,11 @@ class Store:
             StoreUnwritableError: it refuses writes.
             StoreFullError: its disk is full.
             UnsupportedVersionError: a newer p2psync wrote it.
-            StoreError: its disk refuses otherwise.
+            StoreError: it is no directory, or its disk refuses otherwise.
         """
         where = Home(Path(os.path.abspath(home)))
         if not write:
+            where.require_folder()
             return cls(recovery.open_home(where, write=False, progress=progress), None)
         where.create()
         lock_fd = _lock(where)
@@ -127,11 +127,15 @@ class Store:
 
     def versions(self) -> list[VersionInfo]:
         """Every version that is installed, by name, the latest published first."""
-        return listing.versions(self._opened)
+        from p2psync.store.listing import versions
+
+        return versions(self._opened)
 
     def usage(self) -> Usage:
         """What the home takes on its disk."""
-        return listing.usage(self._opened)
+        from p2psync.store.listing import usage
+
+        return usage(self._opened)
 
     def manifest(self, root: Digest) -> Manifest | None:
         """What a version holds. None when its nodes are not here or do not prove."""
@@ -201,8 +205,10 @@ class Store:
             StoreFullError: there is no room.
             StoreError: a file changed while it was read, or the disk refuses.
         """
+        from p2psync.store.publish import publish
+
         self._require_owner()
-        return publish.publish(self._opened, source, reference, key, options, progress)
+        return publish(self._opened, source, reference, key, options, progress)
 
     def put_head(self, envelope: bytes, head: Head) -> None:
         """File a head that was accepted. Its tag moves, if it does not name a later version already.
@@ -249,8 +255,10 @@ class Store:
             ModelNotFoundError: there is no such tag or version here.
             StoreInUseError: it is being pulled right now.
         """
+        from p2psync.store.prune import remove
+
         self._require_owner(dry_run=dry_run)
-        return prune.remove(self._opened, reference, dry_run=dry_run)
+        return remove(self._opened, reference, dry_run=dry_run)
 
     def prune(self, *, dry_run: bool) -> RemovalReport:
         """Remove versions that no tag and no pin names, and what is left of versions that are gone.
@@ -258,8 +266,10 @@ class Store:
         Interrupted pulls go when they are old or of no use. What is being pulled is never touched, nor are blocks that
         a version that stays shares.
         """
+        from p2psync.store.prune import prune
+
         self._require_owner(dry_run=dry_run)
-        return prune.prune(self._opened, dry_run=dry_run)
+        return prune(self._opened, dry_run=dry_run)
 
     # Pulling and keeping whole.
 
@@ -287,9 +297,10 @@ class Store:
             StoreFullError: there is no room for what is missing.
             StoreError: the disk refuses.
         """
+        from p2psync.store.begin import Wanted, begin
+
         self._require_owner()
-        wanted = begin_.Wanted(name, manifest, tree, frozenset(files), envelope)
-        return begin_.begin(self._opened, wanted, progress)
+        return begin(self._opened, Wanted(name, manifest, tree, frozenset(files), envelope), progress)
 
     def begin_repair(self, name: str, root: Digest, progress: Progress = ignore) -> Incoming:
         """Begin to heal a version: an ``Incoming`` of its damaged files, whose good chunks are taken from them.
@@ -301,8 +312,10 @@ class Store:
             DamagedError: its manifest is lost; pulling it again heals it.
             StoreInUseError: it is being brought already.
         """
+        from p2psync.store.begin import begin_repair
+
         self._require_owner()
-        return begin_.begin_repair(self._opened, name, root, progress)
+        return begin_repair(self._opened, name, root, progress)
 
     def verify(self, reference: Reference | None, progress: Progress = ignore) -> VerifyReport:
         """Read every byte of a version, or of all, again, and list all damage.
@@ -312,11 +325,15 @@ class Store:
         Raises:
             ModelNotFoundError: the version is not here.
         """
-        return verify.verify(self._opened, reference, progress)
+        from p2psync.store.verify import verify
+
+        return verify(self._opened, reference, progress)
 
     def reprove_withdrawn(self, progress: Progress = ignore) -> list[Damage]:
         """Prove again what was seen to change, and take back what still holds its bytes. Returns what does not."""
-        return verify.reprove_withdrawn(self._opened, progress)
+        from p2psync.store.verify import reprove_withdrawn
+
+        return reprove_withdrawn(self._opened, progress)
 
     def export(self, name: str, root: Digest, files: Collection[int], to: Path, link: bool = False) -> None:  # noqa: FBT001, FBT002
         """Write files of an installed version to a directory: shared blocks or copies, or read-only hard links.
@@ -332,7 +349,9 @@ class Store:
             StoreFullError: there is no room.
             StoreError: the disk refuses.
         """
-        export_.export(self._opened, name, root, files, to, link=link)
+        from p2psync.store.export import export
+
+        export(self._opened, name, root, files, to, link=link)
 
     def _require_owner(self, *, dry_run: bool = False) -> None:
         if not self._opened.write and not dry_run:

@@ -164,7 +164,7 @@ class RemovalReport:
 class Unfinished:
     """A pull that did not end, running or not.
 
-    ``done_bytes`` of ``total_bytes`` were written, proved or not; ``disk_bytes`` are the blocks that it holds.
+    ``done_bytes`` of ``total_bytes`` were proved and synced; ``disk_bytes`` are the blocks that it holds.
     """
 
     root: Digest

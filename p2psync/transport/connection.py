@@ -16,9 +16,9 @@ from p2psync.errors import P2PSyncError, RemoteProtocolError, SourceUnreachableE
 from p2psync.limits import HTTP_HEAD_BYTES_MAX
 from p2psync.transport.buffers import Buffer, BufferPool
 from p2psync.transport.endpoint import Endpoint
-from p2psync.transport.exchange import Exchange, Landed, Segment, Watch, check_answer
+from p2psync.transport.exchange import Exchange, Landed, Segment, Watch, check_answer, encode_request
 from p2psync.transport.http_head import read_head
-from p2psync.transport.source import Timeouts, Wire
+from p2psync.transport.source import Meter, Timeouts, Wire
 
 # Segments that may land ahead of the lane that takes them.
 _AHEAD_MAX: Final = 2
@@ -31,6 +31,7 @@ class _Landing:
     segment: Segment
     buffer: Buffer
     target: memoryview
+    meter: Meter | None
     place: int = 0
 
 
@@ -82,7 +83,7 @@ class Connection(asyncio.BufferedProtocol):
         """Send a request behind those that are under way. Does nothing once the connection has failed."""
         if self.error is not None:
             return
-        request = _request(self._endpoint, exchange)
+        request = encode_request(self._endpoint, exchange)
         self._wire.sent += len(request)
         self._asked.append(exchange)
         if len(self._asked) == 1:
@@ -140,6 +141,8 @@ class Connection(asyncio.BufferedProtocol):
             self._advance()
             return
         landing.place += nbytes
+        if landing.meter is not None:
+            landing.meter.received += nbytes
         if landing.place == len(landing.target):
             self._advance()
 
@@ -180,6 +183,8 @@ class Connection(asyncio.BufferedProtocol):
         count = min(self._filled - self._start, len(landing.target) - landing.place)
         landing.target[landing.place : landing.place + count] = self._scratch[self._start : self._start + count]
         landing.place += count
+        if landing.meter is not None:
+            landing.meter.received += count
         self._start += count
         if self._start == self._filled:
             self._start = self._filled = 0
@@ -199,7 +204,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _land(self, buffer: Buffer) -> None:
         segment, length = self._due[0]
-        self._landing = _Landing(segment, buffer, buffer.view(length))
+        self._landing = _Landing(segment, buffer, buffer.view(length), self._asked[0].meter)
         if self._watch is None:
             self._start_clock()
             self._transport.resume_reading()
@@ -294,15 +299,3 @@ class Connection(asyncio.BufferedProtocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-def _request(endpoint: Endpoint, exchange: Exchange) -> bytes:
-    lines = [
-        f"{'GET' if exchange.body is None else 'POST'} {endpoint.path}{exchange.path} HTTP/1.1",
-        f"Host: {endpoint.authority}",
-    ]
-    if exchange.range is not None:
-        lines.append(f"Range: {exchange.range}")
-    if exchange.body is not None:
-        lines.append(f"Content-Length: {len(exchange.body)}")
-    return "\r\n".join([*lines, "\r\n"]).encode("ascii") + (exchange.body or b"")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
-import urllib.request
+import os
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from p2psync.errors import UsageError
+
+# Before the other address family of a host is tried too (RFC 8305).
+_HAPPY_EYEBALLS_S: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +41,28 @@ class Endpoint:
         url = self.url.replace("%25", "%", 1) if "%" in self.host else self.url
         return url.replace("://", f"://{self.login}@", 1) if self.login else url
 
+    @property
+    def eyeballs_s(self) -> float | None:
+        """How long one address of a host may be silent before the next is tried too, in seconds.
+
+        None where ``host`` is an address itself. Then there is no choice, and asyncio's race between addresses, which
+        forgets a socket when it is cancelled as it ends, is not run.
+        """
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return _HAPPY_EYEBALLS_S
+        return None
+
     def proxy(self) -> str | None:
         """The proxy that the environment names for this URL (http_proxy, https_proxy, no_proxy), if any."""
-        proxy = urllib.request.getproxies().get("https" if self.tls else "http")
-        return None if not proxy or urllib.request.proxy_bypass(self.host) else proxy
+        if not any(name.lower().endswith("_proxy") for name in os.environ):
+            return None
+        # This imports http.client and half of email, for a few lines that read the environment.
+        from urllib.request import getproxies, proxy_bypass
+
+        proxy = getproxies().get("https" if self.tls else "http")
+        return None if not proxy or proxy_bypass(self.host) else proxy
 
 
 def parse_endpoint(url: str) -> Endpoint:

@@ -7,18 +7,23 @@ exchange of four segments; many small chunks share one segment.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from p2psync.content import Digest
 from p2psync.errors import P2PSyncError, RemoteProtocolError, SourceTimeoutError, SourceUnreachableError, WithdrawnError
+from p2psync.limits import KIB
 from p2psync.manifest import Chunk
 from p2psync.transport.buffers import Buffer, BufferPool
-from p2psync.transport.source import Timeouts
+from p2psync.transport.endpoint import Endpoint
+from p2psync.transport.source import Meter, Timeouts
 
 # "Not here". An S3 bucket that may not be listed answers 403 for a key that it does not have.
 GONE: Final = (403, 404, 410)
+# An error page up to this is read so that its connection can be kept.
+ERROR_PAGE_BYTES_MAX: Final = 4 * KIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +39,14 @@ class Exchange:
     """One request. ``path`` stands below the source's URL, without a leading slash.
 
     ``body`` makes it a POST whose answer may be shorter than asked. ``first`` makes it a request for the
-    range of bytes that begins there, which must be answered by exactly that range.
+    range of bytes that begins there, which must be answered by exactly that range. ``meter`` is raised meanwhile.
     """
 
     path: str
     segments: tuple[Segment, ...]
     body: bytes | None = None
     first: int | None = None
+    meter: Meter | None = None
 
     @property
     def length(self) -> int:
@@ -68,12 +74,24 @@ class Fetcher(Protocol):
     def fetch(self, exchanges: Sequence[Exchange], pool: BufferPool) -> AsyncGenerator[Landed]:
         """Run the exchanges and yield every segment, in order. The caller releases the buffers."""
 
+    async def close(self) -> None:
+        """Close every connection. Running calls end in ``SourceUnreachableError``."""
+
+
+async def read_part(fetcher: Fetcher, exchange: Exchange, pool: BufferPool) -> Buffer:
+    """The bytes of an exchange that has one segment, in a buffer that the caller releases."""
+    async with aclosing(fetcher.fetch((exchange,), pool)) as landings:
+        async for landed in landings:
+            return landed.buffer
+    raise SourceUnreachableError(f"nothing came for {exchange.path}")
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerHead:
     """What the head of an answer says, whoever parsed it.
 
     Header values are None when absent. ``coded``: it has a transfer coding. ``closing``: no answer follows.
+    ``protocol`` is what a peer says it speaks.
     """
 
     status: int
@@ -82,6 +100,68 @@ class AnswerHead:
     location: str | None = None
     coded: bool = False
     closing: bool = False
+    etag: str | None = None
+    protocol: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer. ``status`` is 200, 304 or one of ``GONE``; ``body`` is empty unless it is 200."""
+
+    status: int
+    body: bytes
+    etag: str | None
+    protocol: str | None
+
+
+class Client(Protocol):
+    """Reads whole resources. Two do: ``plain`` over plain HTTP, ``http`` over HTTPS and through proxies."""
+
+    async def get(self, path: str, bytes_max: int, headers: Mapping[str, str] | None = None) -> Reply:
+        """Read a resource of at most ``bytes_max`` bytes. 200, 304 and ``GONE`` are answers, the rest errors."""
+
+    async def post(self, path: str, body: bytes, bytes_max: int) -> Reply:
+        """Send ``body`` and read an answer of at most ``bytes_max`` bytes."""
+
+    async def get_range(self, path: str, first: int, length: int) -> bytes | None:
+        """Exactly those bytes of a resource; None for a 404."""
+
+    async def close(self) -> None:
+        """Close every connection. Running calls end in ``SourceUnreachableError``."""
+
+
+def body_length(url: str, path: str, head: AnswerHead, bytes_max: int) -> int:
+    """How much of an answer's body is to be read, in bytes: all of a 200, a short error page, nothing of a 304.
+
+    Raises:
+        RemoteProtocolError: it is too long, or no answer that ``Client`` may give.
+        SourceUnreachableError: the source said that it cannot answer now (429 or 5xx).
+    """
+    if head.status == 304:
+        return 0
+    if head.status in GONE:
+        small = not head.coded and head.length is not None and head.length <= ERROR_PAGE_BYTES_MAX
+        return head.length or 0 if small else 0
+    if head.status != 200:
+        raise refused_status(url, path, head.status, head.location)
+    length = length_of(url, path, head)
+    if length > bytes_max:
+        raise RemoteProtocolError(f"{url} answered {path} with {length} bytes, not at most {bytes_max}")
+    return length
+
+
+def encode_request(endpoint: Endpoint, exchange: Exchange, headers: Mapping[str, str] | None = None) -> bytes:
+    """The bytes of a request for a plain HTTP/1.1 server. ``headers`` are ASCII without control characters."""
+    lines = [
+        f"{'GET' if exchange.body is None else 'POST'} {endpoint.path}{exchange.path} HTTP/1.1",
+        f"Host: {endpoint.authority}",
+        *(f"{name}: {value}" for name, value in (headers or {}).items()),
+    ]
+    if exchange.range is not None:
+        lines.append(f"Range: {exchange.range}")
+    if exchange.body is not None:
+        lines.append(f"Content-Length: {len(exchange.body)}")
+    return "\r\n".join([*lines, "\r\n"]).encode("ascii") + (exchange.body or b"")
 
 
 def check_answer(url: str, exchange: Exchange, head: AnswerHead) -> int:

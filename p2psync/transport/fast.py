@@ -11,7 +11,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Final
 
 from p2psync.errors import SourceUnreachableError
 from p2psync.limits import PIPELINE_REQUESTS_MAX
@@ -20,9 +19,6 @@ from p2psync.transport.connection import Connection
 from p2psync.transport.endpoint import Endpoint
 from p2psync.transport.exchange import Exchange, Landed
 from p2psync.transport.source import Timeouts, Wire
-
-# Before the other address family of a host is tried too (RFC 8305).
-_HAPPY_EYEBALLS_S: Final = 0.25
 
 
 class FastFetcher:
@@ -86,7 +82,7 @@ class FastFetcher:
                     lambda: Connection(endpoint, self._timeouts, self._wire, pool),
                     endpoint.host,
                     endpoint.port,
-                    happy_eyeballs_delay=_HAPPY_EYEBALLS_S,
+                    happy_eyeballs_delay=endpoint.eyeballs_s,
                 )
         except TimeoutError as error:
             raise SourceUnreachableError(f"{endpoint.url} did not connect in {self._timeouts.connect_s:g} s") from error

@@ -24,8 +24,7 @@ from p2psync.errors import (
     WithdrawnError,
 )
 from p2psync.transport.buffers import BufferPool
-from p2psync.transport.exchange import Exchange, Landed, name_of
-from p2psync.transport.http import Reply
+from p2psync.transport.exchange import Exchange, Landed, Reply, name_of
 from p2psync.transport.source import Timeouts, Wire
 
 _T = TypeVar("_T")
@@ -49,7 +48,7 @@ def parse_file_url(url: str) -> Path:
 
 
 class FolderTree:
-    """The files below one folder. Carries the same requests as ``HttpClient``, for ``OriginSource``."""
+    """The files below one folder. Carries the same requests as ``Client``, for ``OriginSource``."""
 
     def __init__(self, url: str, timeouts: Timeouts, wire: Wire) -> None:
         self._url = url
@@ -87,6 +86,8 @@ class FolderTree:
                     buffer.abandon()
                     raise
                 place += segment.length
+                if exchange.meter is not None:
+                    exchange.meter.received += segment.length
                 yield Landed(segment, buffer, segment.length)
 
     async def close(self) -> None:

@@ -49,7 +49,18 @@ class Gate(web.Server):
         connections_max: int,
         per_address_max: int,
         idle_s: float,
+        lasting_path: str | None = None,
     ) -> None:
+        """Prepare.
+
+        Args:
+            handler: Answers a request.
+            connections_max: In all.
+            per_address_max: Of one address.
+            idle_s: How long a connection may ask nothing.
+            lasting_path: What stays open for as long as its owner wants. Its connections have caps of their own
+                and count under none of these, are not waited for by ``stop``, and end with the answer.
+        """
         super().__init__(
             self._counted,
             handler_cancellation=True,
@@ -64,6 +75,8 @@ class Gate(web.Server):
         self._answer = handler
         self._connections_max = connections_max
         self._per_address_max = per_address_max
+        self._lasting_path = lasting_path
+        self._lasting: dict[RequestHandler, asyncio.Transport] = {}
         self._open: dict[RequestHandler, asyncio.Transport] = {}
         self._addresses: Counter[str] = Counter()
         self._listeners: list[asyncio.Server] = []
@@ -84,12 +97,17 @@ class Gate(web.Server):
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         """Called when a connection is gone."""
         super().connection_lost(handler, exc)
+        self._lasting.pop(handler, None)
+        self._uncount(handler)
+
+    def _uncount(self, handler: RequestHandler) -> asyncio.Transport | None:
         transport = self._open.pop(handler, None)
         if transport is not None:
             address = address_of(transport)
             self._addresses[address] -= 1
             if not self._addresses[address]:
                 del self._addresses[address]
+        return transport
 
     async def listen(self, host: str, port: int) -> tuple[str, int]:
         """Accept connections. An empty ``host`` means all interfaces, IPv4 and IPv6 on one port.
@@ -120,12 +138,14 @@ class Gate(web.Server):
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._at_rest.wait()
-        left = list(self._open.values())
+        left = [*self._open.values(), *self._lasting.values()]
         await self.shutdown(_LAST_WORDS_S)
         for transport in left:
             transport.abort()
 
     async def _counted(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.raw_path == self._lasting_path:
+            return await self._last(request)
         self._busy += 1
         self._at_rest.clear()
         try:
@@ -134,3 +154,11 @@ class Gate(web.Server):
             self._busy -= 1
             if not self._busy:
                 self._at_rest.set()
+
+    async def _last(self, request: web.BaseRequest) -> web.StreamResponse:
+        transport = self._uncount(request.protocol)
+        if transport is not None:
+            self._lasting[request.protocol] = transport
+        response = await self._answer(request)
+        response.force_close()
+        return response

@@ -8,8 +8,7 @@ from urllib.parse import quote
 
 from p2psync.errors import ModelNotFoundError, RemoteProtocolError
 from p2psync.limits import HEAD_BYTES_MAX
-from p2psync.transport.exchange import GONE
-from p2psync.transport.http import Reply
+from p2psync.transport.exchange import GONE, Reply
 from p2psync.transport.source import HeadReply
 
 PROTOCOL: Final = "1"
@@ -39,6 +38,8 @@ async def fetch_head(
         ModelNotFoundError: the source answered that it is not there.
         RemoteProtocolError: it speaks another protocol, or says "not modified" to who has nothing.
     """
+    if etag is not None and not (etag.isascii() and etag.isprintable()):
+        etag = None
     headers = None if etag is None else {"If-None-Match": etag}
     reply = await resources.get(head_path(name, selector), HEAD_BYTES_MAX, headers)
     if reply.protocol not in (None, PROTOCOL):

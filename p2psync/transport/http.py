@@ -1,4 +1,4 @@
-"""HTTP by aiohttp: heads, nodes and inventories of every source, and all bytes over HTTPS or through a proxy.
+"""HTTP by aiohttp: everything over HTTPS and through a proxy. Imported only where a source needs it.
 
 What aiohttp raises becomes one of the errors of ``source`` here. Redirects are never followed, nothing is
 decompressed, no cookie is kept, no credential file is read, and no answer is read without a cap, a deadline and a
@@ -11,48 +11,33 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import aiohttp
 
 from p2psync.errors import RemoteProtocolError, SourceTimeoutError, SourceUnreachableError, WithdrawnError
-from p2psync.limits import HTTP_HEAD_BYTES_MAX, IDLE_CLIENT_S, KIB
+from p2psync.limits import HTTP_HEAD_BYTES_MAX, IDLE_CLIENT_S
 from p2psync.transport.buffers import BufferPool
 from p2psync.transport.endpoint import Endpoint
 from p2psync.transport.exchange import (
-    GONE,
     AnswerHead,
     Exchange,
     Landed,
+    Reply,
     Segment,
     Watch,
+    body_length,
     check_answer,
-    length_of,
-    refused_status,
 )
-from p2psync.transport.source import SourceKind, Timeouts, Wire
-
-# An error page up to this is read so that its connection can be kept.
-_ERROR_PAGE_BYTES_MAX: Final = 4 * KIB
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A whole answer. ``status`` is 200, 304 or one of ``GONE``; ``body`` is empty unless it is 200."""
-
-    status: int
-    body: bytes
-    etag: str | None
-    protocol: str | None
+from p2psync.transport.source import Meter, Timeouts, Wire
 
 
 class HttpClient:
     """Requests to one endpoint. For one event loop."""
 
-    def __init__(self, endpoint: Endpoint, kind: SourceKind, timeouts: Timeouts, wire: Wire) -> None:
+    def __init__(self, endpoint: Endpoint, proxy: str | None, timeouts: Timeouts, wire: Wire) -> None:
         self.endpoint = endpoint
-        self.proxy = endpoint.proxy() if kind is SourceKind.WAN else None
+        self._proxy = proxy
         self._timeouts = timeouts
         self._wire = wire
         self._session: aiohttp.ClientSession | None = None
@@ -91,7 +76,7 @@ class HttpClient:
                     length = min(left, segment.length)
                     try:
                         answer.start_clock(left)  # Waiting for a buffer is not the source's fault.
-                        await answer.read_into(buffer.view(length))
+                        await answer.read_into(buffer.view(length), exchange.meter)
                     except BaseException:
                         buffer.release()
                         raise
@@ -126,21 +111,9 @@ class HttpClient:
     async def _whole(self, exchange: Exchange, bytes_max: int, headers: Mapping[str, str] | None) -> Reply:
         answer = await self._ask(exchange, headers)
         try:
-            head, url = answer.head, self.endpoint.url
-            if head.status == 304:
-                return answer.reply(b"")
-            if head.status in GONE:
-                if not head.coded and head.length is not None and head.length <= _ERROR_PAGE_BYTES_MAX:
-                    await answer.read_all(head.length)
-                return answer.reply(b"")
-            if head.status != 200:
-                raise refused_status(url, exchange.path, head.status, head.location)
-            length = length_of(url, exchange.path, head)
-            if length > bytes_max:
-                raise RemoteProtocolError(
-                    f"{url} answered {exchange.path} with {length} bytes, not at most {bytes_max}"
-                )
-            return answer.reply(await answer.read_all(length))
+            head = answer.head
+            body = await answer.read_all(body_length(self.endpoint.url, exchange.path, head, bytes_max))
+            return Reply(head.status, body if head.status == 200 else b"", head.etag, head.protocol)
         finally:
             answer.close()
 
@@ -157,7 +130,7 @@ class HttpClient:
                 headers={"Host": self.endpoint.authority, **(headers or {})},
                 data=exchange.body,
                 allow_redirects=False,
-                proxy=self.proxy,
+                proxy=self._proxy,
             )
         try:
             return _Answer(self, exchange.path, response, self._timeouts)
@@ -225,13 +198,15 @@ class _Answer:
         self._received = 0
         self._watch = Watch(self._timeouts, length, self._loop.time())
 
-    async def read_into(self, view: memoryview) -> None:
+    async def read_into(self, view: memoryview, meter: Meter | None) -> None:
         """Fill ``view`` from the body."""
         place = 0
         while place < len(view):
             data = await self._read(len(view) - place)
             view[place : place + len(data)] = data
             place += len(data)
+            if meter is not None:
+                meter.received += len(data)
 
     async def read_all(self, length: int) -> bytes:
         """The whole body of ``length`` bytes."""
@@ -252,11 +227,6 @@ class _Answer:
         self._watch.saw(self._received, self._loop.time())
         return data
 
-    def reply(self, body: bytes) -> Reply:
-        """This answer with its body."""
-        headers = self._response.headers
-        return Reply(self.head.status, body, headers.get("ETag"), headers.get("P2PSync-Protocol"))
-
     def close(self) -> None:
         """Free the connection: it is kept if the body was read to its end and broken otherwise."""
         if self._response.content.at_eof():
@@ -276,6 +246,8 @@ def _head_of(url: str, path: str, response: aiohttp.ClientResponse) -> AnswerHea
         content_range=headers.get("Content-Range"),
         location=headers.get("Location"),
         coded="Transfer-Encoding" in headers,
+        etag=headers.get("ETag"),
+        protocol=headers.get("P2PSync-Protocol"),
     )
 
 

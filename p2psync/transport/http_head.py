@@ -16,7 +16,7 @@ _STATUS: Final = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xf
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 # 2**53 has 16 digits: no honest length is longer, and int() of a giant number is slow.
 _LENGTH: Final = re.compile(rb"[0-9]{1,16}")
-_ONCE: Final = (b"content-length", b"content-range", b"location")
+_ONCE: Final = (b"content-length", b"content-range", b"location", b"etag", b"p2psync-protocol")
 
 
 def read_head(raw: bytes) -> AnswerHead:
@@ -51,6 +51,8 @@ def read_head(raw: bytes) -> AnswerHead:
         location=_text(fields.get(b"location")),
         coded=coded,
         closing=closing,
+        etag=_text(fields.get(b"etag")),
+        protocol=_text(fields.get(b"p2psync-protocol")),
     )
 
 

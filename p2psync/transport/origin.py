@@ -16,9 +16,9 @@ from p2psync.errors import MalformedError, ModelNotFoundError, RemoteProtocolErr
 from p2psync.limits import NODE_LANES, PACK_INDEX_BYTES_MAX, RANGE_BYTES_MAX
 from p2psync.manifest import Chunk, Extent, PackIndex, Spot, decode_index
 from p2psync.transport.buffers import Buffer, BufferPool
-from p2psync.transport.exchange import Exchange, Fetcher, Segment
+from p2psync.transport.exchange import Exchange, Fetcher, Segment, read_part
 from p2psync.transport.heads import Resources, fetch_head
-from p2psync.transport.source import HeadReply, SourceKind, Wire
+from p2psync.transport.source import HeadReply, Meter, SourceKind, Wire
 
 # Where a node stands, and which node it is.
 _Placed = tuple[Extent, Digest]
@@ -93,9 +93,20 @@ class OriginSource:
             raise RemoteProtocolError(f"{self.url} has an index of {placed} chunks, not {count}")
         return None
 
-    async def chunks(self, batch: Sequence[Chunk], pool: BufferPool) -> AsyncGenerator[tuple[Chunk, Buffer]]:
+    async def part(self, chunk: Chunk, start: int, length: int, pool: BufferPool, meter: Meter | None = None) -> Buffer:
+        """See ``Source.part``."""
+        index = self._opened()
+        spot = self._spot(index, chunk)
+        path, first = _pack_path(index.packs[spot.pack]), spot.offset + start
+        return await read_part(
+            self._fetcher, Exchange(path, (Segment((chunk,), length),), first=first, meter=meter), pool
+        )
+
+    async def chunks(
+        self, batch: Sequence[Chunk], pool: BufferPool, meter: Meter | None = None
+    ) -> AsyncGenerator[tuple[Chunk, Buffer]]:
         """See ``Source.chunks``."""
-        async with aclosing(self._fetcher.fetch(list(self._plan(batch, pool.size)), pool)) as landings:
+        async with aclosing(self._fetcher.fetch(list(self._plan(batch, pool.size, meter)), pool)) as landings:
             async for landed in landings:
                 if len(landed.segment.chunks) == 1:
                     yield landed.segment.chunks[0], landed.buffer
@@ -108,16 +119,14 @@ class OriginSource:
                 finally:
                     landed.buffer.release()
 
-    def _plan(self, batch: Sequence[Chunk], buffer_bytes: int) -> Iterator[Exchange]:
+    def _plan(self, batch: Sequence[Chunk], buffer_bytes: int, meter: Meter | None = None) -> Iterator[Exchange]:
         index = self._opened()
         segments: list[list[Chunk]] = []
         start = end = Spot(0, 0)
         for chunk in batch:
-            if chunk.index >= len(index):
-                raise RemoteProtocolError(f"the index of {self.url} has no chunk {chunk.index}")
-            place = index.spot(chunk.index)
+            place = self._spot(index, chunk)
             if segments and (place != end or end.offset + chunk.length - start.offset > RANGE_BYTES_MAX):
-                yield _exchange(index, start, segments)
+                yield _exchange(index, start, segments, meter)
                 segments = []
             if not segments:
                 start = place
@@ -127,7 +136,12 @@ class OriginSource:
                 segments.append([chunk])
             end = Spot(place.pack, place.offset + chunk.length)
         if segments:
-            yield _exchange(index, start, segments)
+            yield _exchange(index, start, segments, meter)
+
+    def _spot(self, index: PackIndex, chunk: Chunk) -> Spot:
+        if chunk.index >= len(index):
+            raise RemoteProtocolError(f"the index of {self.url} has no chunk {chunk.index}")
+        return index.spot(chunk.index)
 
     def _opened(self) -> PackIndex:
         if self._index is None:
@@ -147,9 +161,9 @@ def _bytes_of(chunks: Sequence[Chunk]) -> int:
     return sum(chunk.length for chunk in chunks)
 
 
-def _exchange(index: PackIndex, start: Spot, segments: list[list[Chunk]]) -> Exchange:
+def _exchange(index: PackIndex, start: Spot, segments: list[list[Chunk]], meter: Meter | None) -> Exchange:
     parts = tuple(Segment(tuple(chunks), _bytes_of(chunks)) for chunks in segments)
-    return Exchange(_pack_path(index.packs[start.pack]), parts, first=start.offset)
+    return Exchange(_pack_path(index.packs[start.pack]), parts, first=start.offset, meter=meter)
 
 
 def _joined(places: Sequence[_Placed]) -> Iterator[list[_Placed]]:

@@ -10,17 +10,16 @@ from p2psync.errors import MalformedError, ModelNotFoundError, RemoteProtocolErr
 from p2psync.limits import BATCH_BYTES_MAX, BATCH_CHUNK_BYTES_MAX, BATCH_DIGESTS_MAX, NODE_BYTES_MAX
 from p2psync.manifest import Chunk
 from p2psync.transport.buffers import Buffer, BufferPool
-from p2psync.transport.exchange import Exchange, Fetcher, Landed, Segment
+from p2psync.transport.exchange import Client, Exchange, Fetcher, Landed, Segment, read_part
 from p2psync.transport.frames import ABSENT, LATER, LENGTH, encode_digests, read_frames
 from p2psync.transport.heads import fetch_head
-from p2psync.transport.http import HttpClient
-from p2psync.transport.source import HeadReply, SourceKind, Wire
+from p2psync.transport.source import HeadReply, Meter, SourceKind, Wire
 
 
 class PeerSource:
     """Reads from the resources of ``server``. See ``Source`` for what each method promises."""
 
-    def __init__(self, url: str, kind: SourceKind, wire: Wire, http: HttpClient, fetcher: Fetcher) -> None:
+    def __init__(self, url: str, kind: SourceKind, wire: Wire, http: Client, fetcher: Fetcher) -> None:
         self.url = url
         self.kind = kind
         self.wire = wire
@@ -73,9 +72,18 @@ class PeerSource:
             raise RemoteProtocolError(f"{self.url} sent an inventory that does not fit {count} chunks")
         return reply.body
 
-    async def chunks(self, batch: Sequence[Chunk], pool: BufferPool) -> AsyncGenerator[tuple[Chunk, Buffer]]:
+    async def part(self, chunk: Chunk, start: int, length: int, pool: BufferPool, meter: Meter | None = None) -> Buffer:
+        """See ``Source.part``."""
+        path = f"v1/chunks/{chunk.digest.hex()}"
+        return await read_part(
+            self._fetcher, Exchange(path, (Segment((chunk,), length),), first=start, meter=meter), pool
+        )
+
+    async def chunks(
+        self, batch: Sequence[Chunk], pool: BufferPool, meter: Meter | None = None
+    ) -> AsyncGenerator[tuple[Chunk, Buffer]]:
         """See ``Source.chunks``. Small chunks that follow each other travel in one answer."""
-        async with aclosing(self._fetcher.fetch(list(_plan(batch, pool.size)), pool)) as landings:
+        async with aclosing(self._fetcher.fetch(list(_plan(batch, pool.size, meter)), pool)) as landings:
             async for landed in landings:
                 if len(landed.segment.chunks) == 1:
                     yield landed.segment.chunks[0], landed.buffer
@@ -105,7 +113,7 @@ class PeerSource:
         await self._http.close()
 
 
-def _plan(batch: Sequence[Chunk], buffer_bytes: int) -> Iterator[Exchange]:
+def _plan(batch: Sequence[Chunk], buffer_bytes: int, meter: Meter | None = None) -> Iterator[Exchange]:
     """One GET for each big or lonely chunk, one POST for each run of small ones that fits a buffer."""
     run: list[Chunk] = []
     run_bytes = 0
@@ -113,19 +121,19 @@ def _plan(batch: Sequence[Chunk], buffer_bytes: int) -> Iterator[Exchange]:
         framed = LENGTH.size + chunk.length
         small = chunk.length < BATCH_CHUNK_BYTES_MAX
         if run and (not small or run_bytes + framed > buffer_bytes or len(run) == BATCH_DIGESTS_MAX):
-            yield _exchange(run, run_bytes)
+            yield _exchange(run, run_bytes, meter)
             run, run_bytes = [], 0
         run.append(chunk)
         run_bytes += framed
         if not small:
-            yield _exchange(run, run_bytes)
+            yield _exchange(run, run_bytes, meter)
             run, run_bytes = [], 0
     if run:
-        yield _exchange(run, run_bytes)
+        yield _exchange(run, run_bytes, meter)
 
 
-def _exchange(run: list[Chunk], run_bytes: int) -> Exchange:
+def _exchange(run: list[Chunk], run_bytes: int, meter: Meter | None) -> Exchange:
     if len(run) == 1:
-        return Exchange(f"v1/chunks/{run[0].digest.hex()}", (Segment((run[0],), run[0].length),))
+        return Exchange(f"v1/chunks/{run[0].digest.hex()}", (Segment((run[0],), run[0].length),), meter=meter)
     digests = encode_digests([chunk.digest for chunk in run])
-    return Exchange("v1/chunks", (Segment(tuple(run), run_bytes),), body=digests)
+    return Exchange("v1/chunks", (Segment(tuple(run), run_bytes),), body=digests, meter=meter)

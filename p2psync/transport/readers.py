@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -60,6 +60,15 @@ class ReaderWatch:
                 yield
             finally:
                 self._sends.pop(scope, None)
+
+    def flows(self) -> dict[int, tuple[str, int]]:
+        """Each connection that something is being sent on: its number, the reader's address, bytes acknowledged."""
+        flows = {}
+        for send in self._sends.values():
+            with suppress(OSError):
+                address = str(send.sock.getpeername()[0]).partition("%")[0].removeprefix("::ffff:")
+                flows[send.sock.fileno()] = (address, _acknowledged(send.sock))
+        return flows
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()

@@ -158,7 +158,7 @@ class Sender:
     def __init__(
         self,
         watch: ReaderWatch,
-        pace: Callable[[int], float] | None,
+        pace: Callable[[str, int], float] | None,
         on_sent: Callable[[str, int], None] | None,
     ) -> None:
         self._watch = watch
@@ -166,25 +166,25 @@ class Sender:
         self._on_sent = on_sent
         self._slice_bytes = _SLICE_BYTES_MIN
 
-    async def file(self, transport: asyncio.Transport, located: Located) -> None:
-        """Send a chunk by sendfile.
+    async def file(self, transport: asyncio.Transport, located: Located, first: int, length: int) -> None:
+        """Send ``length`` bytes of a chunk, from its byte ``first`` on, by sendfile.
 
-        Its last bytes are held back until the file's identity was compared again: bytes that changed while
+        The last bytes are held back until the file's identity was compared again: bytes that changed while
         they were sent never make a whole answer.
 
         Raises:
             OSError: it could not be sent in full, or the reader was too slow. The transport must be aborted.
         """
-        place = 0
-        while place < located.length:
-            count = await self._turn(located.length - place)
+        place, end = first, first + length
+        while place < end:
+            count = await self._turn(transport, end - place)
             async with self._watch.sending(transport, count):
-                held = min(count, _HELD_BACK_BYTES) if place + count == located.length else 0
+                held = min(count, _HELD_BACK_BYTES) if place + count == end else 0
                 await send_file(transport, located.fd, located.offset + place, count - held)
                 if held:
-                    transport.write(_last(located, held))
+                    transport.write(_last(located, end - held, held))
             place += count
-        self._count(transport, located.length)
+        self._count(transport, length)
 
     async def data(
         self, transport: asyncio.Transport, data: bytes, write: Callable[[memoryview], Awaitable[None]]
@@ -197,18 +197,20 @@ class Sender:
         view = memoryview(data)
         place = 0
         while place < len(data):
-            count = await self._turn(len(data) - place)
+            count = await self._turn(transport, len(data) - place)
             async with self._watch.sending(transport, count):
                 await write(view[place : place + count])
             place += count
         self._count(transport, len(data))
 
-    async def _turn(self, left: int) -> int:
+    async def _turn(self, transport: asyncio.Transport, left: int) -> int:
         """How many of ``left`` bytes to send now, after the wait that the upload limit asks for."""
         if self._pace is None:
             return left
         count = min(self._slice_bytes, left)
-        wait_s = self._pace(count)
+        wait_s = self._pace(address_of(transport), count)
+        if wait_s < 0:  # Nothing is limited now.
+            return left
         # Slices that wait long would look like silence to the reader; slices that never wait cost time.
         if wait_s > _SLICE_WAIT_MAX_S:
             self._slice_bytes = max(self._slice_bytes // 2, _SLICE_BYTES_MIN)
@@ -223,9 +225,9 @@ class Sender:
             self._on_sent(address_of(transport), length)
 
 
-def _last(located: Located, count: int) -> bytes:
-    """The last bytes of a chunk, if its file is still the one that was proved."""
-    data = os.pread(located.fd, count, located.offset + located.length - count)
+def _last(located: Located, place: int, count: int) -> bytes:
+    """Bytes of a chunk from ``place`` on, if its file is still the one that was proved."""
+    data = os.pread(located.fd, count, located.offset + place)
     if len(data) != count or not located.intact():
         raise OSError(errno.ESTALE, "the file changed while it was sent")
     return data

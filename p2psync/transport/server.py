@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +33,11 @@ _HEAD: Final = re.compile(r"/v1/heads/([^?#%]+)/(?:tags/([^/?#%]+)|digests/([0-9
 SOFTWARE: Final = "p2psync/0.1.0"
 _SPOKEN: Final = {"P2PSync-Protocol": PROTOCOL}
 _NAMED: Final = {"Server": "p2psync"}
+SITE_PATH: Final = "/v1/site"
+_RANGE: Final = re.compile(r"bytes=([0-9]{1,9})-([0-9]{1,9})")
 _BY_DIGEST: Final = re.compile(r"/v1/(nodes|chunks|have)/([0-9a-f]{64})")
+
+SiteRoute = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Library(Protocol):
@@ -72,7 +76,7 @@ class Server:
         *,
         node_id: str,
         site: str = "",
-        pace: Callable[[int], float] | None = None,
+        pace: Callable[[str, int], float] | None = None,
         on_sent: Callable[[str, int], None] | None = None,
         allowed: ServeLimits | None = None,
     ) -> None:
@@ -82,7 +86,8 @@ class Server:
             library: Called from the event loop and from threads.
             node_id: Said to whoever asks ``/v1/node``.
             site: Likewise.
-            pace: Given a number of bytes that are about to be sent, says how many seconds to wait before.
+            pace: Given the reader's address and a number of bytes that are about to be sent, says how many seconds to
+                wait before.
             on_sent: Told (address of the reader, bytes) after body bytes were handed to the kernel.
             allowed: Connection caps and deadlines.
         """
@@ -90,9 +95,21 @@ class Server:
         self._about = {"protocol": int(PROTOCOL), "node": node_id, "site": site, "software": SOFTWARE}
         self._allowed = allowed or ServeLimits()
         self._disk = DiskThreads()
-        watch = ReaderWatch(self._allowed.timeout_s, self._allowed.rate_min_bytes_per_s)
-        self._sender = Sender(watch, pace, on_sent)
+        self._watch = ReaderWatch(self._allowed.timeout_s, self._allowed.rate_min_bytes_per_s)
+        self._sender = Sender(self._watch, pace, on_sent)
         self._gate: Gate | None = None
+        self._site_route: SiteRoute | None = None
+
+    def flows(self) -> dict[int, tuple[str, int]]:
+        """Each connection that something is being sent on: its number, the reader's address, bytes acknowledged."""
+        return self._watch.flows()
+
+    def open_site(self, route: SiteRoute) -> None:
+        """From now on answer ``/v1/site`` by ``route``.
+
+        Its answers may last: they are under none of the caps and deadlines here, and ``stop`` does not wait for them.
+        """
+        self._site_route = route
 
     async def start(self, host: str, port: int) -> str:
         """Listen. An empty ``host`` means all interfaces; port 0 picks a free one. Returns the URL.
@@ -105,6 +122,7 @@ class Server:
             connections_max=self._allowed.connections_max,
             per_address_max=self._allowed.connections_per_address_max,
             idle_s=self._allowed.idle_s,
+            lasting_path=SITE_PATH,
         )
         address, bound_port = await self._gate.listen(host, port)
         return f"http://[{address}]:{bound_port}" if ":" in address else f"http://{address}:{bound_port}"
@@ -140,6 +158,8 @@ class Server:
             return await self._head(request, head[1], head[2], head[3])
         if path == "/v1/node":
             return web.json_response(self._about, headers={**_SPOKEN, **_NAMED})
+        if path == SITE_PATH and self._site_route is not None:
+            return await self._site_route(request)
         return _plain(404, "no such resource")
 
     async def _head(self, request: web.BaseRequest, name: str, tag: str | None, root: str | None) -> web.StreamResponse:
@@ -162,16 +182,23 @@ class Server:
         if located is None:
             return _plain(404, "chunk: not here")
         try:
+            ranged = _range_of(request, located.length)
+            first, length = ranged or (0, located.length)
+            if not length:
+                return _plain(416, "chunk: no such range", **{"Content-Range": f"bytes */{located.length}"})
             try:
                 await self._disk.warm(located)
             except OSError:
                 return _plain(404, "chunk: cannot be read")
-            response = web.StreamResponse(headers={"Content-Length": str(located.length), **_NAMED})
+            headers = {"Content-Length": str(length), **_NAMED}
+            if ranged:
+                headers["Content-Range"] = f"bytes {first}-{first + length - 1}/{located.length}"
+            response = web.StreamResponse(status=206 if ranged else 200, headers=headers)
             await response.prepare(request)
             transport = request.transport
             if transport is not None:
                 try:
-                    await self._sender.file(transport, located)
+                    await self._sender.file(transport, located, first, length)
                 except OSError:
                     transport.abort()
             return response
@@ -276,6 +303,19 @@ class Server:
                     request.transport.abort()
                 break
         return response
+
+
+def _range_of(request: web.BaseRequest, whole: int) -> tuple[int, int] | None:
+    """The first byte and the length that a request asks for, of ``whole`` bytes; None is all of them.
+
+    One range with both ends is all that an asker of chunks needs; other forms are not understood, and a range that is
+    not understood is to be ignored (RFC 9110, section 14.2). A length of 0 lies beyond the end.
+    """
+    match = _RANGE.fullmatch(request.headers.get("Range", ""))
+    first, last = (int(match[1]), int(match[2])) if match else (1, 0)
+    if last < first:
+        return None
+    return first, max(0, min(last + 1, whole) - first)
 
 
 def _size(length: int) -> int:

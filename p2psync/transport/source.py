@@ -28,6 +28,12 @@ class SourceKind(StrEnum):
     WAN = "wan"
 
 
+class Meter(Protocol):
+    """Counts the bytes of a body while they arrive, for whoever must tell a slow answer from a dead one."""
+
+    received: int
+
+
 @dataclass(slots=True)
 class Wire:
     """Bytes that crossed a source's sockets, HTTP heads and TLS records included, TCP and IP headers not.
@@ -104,12 +110,23 @@ class Source(Protocol):
             ModelNotFoundError: the source does not know the version.
         """
 
-    def chunks(self, batch: Sequence[Chunk], pool: BufferPool) -> AsyncGenerator[tuple[Chunk, Buffer]]:
+    async def part(self, chunk: Chunk, start: int, length: int, pool: BufferPool, meter: Meter | None = None) -> Buffer:
+        """``length`` bytes of a chunk from its byte ``start`` on, unproved. Needs ``open`` before.
+
+        ``meter`` is raised while they arrive. The caller releases the buffer.
+
+        Raises:
+            WithdrawnError: the source no longer has the chunk.
+        """
+
+    def chunks(
+        self, batch: Sequence[Chunk], pool: BufferPool, meter: Meter | None = None
+    ) -> AsyncGenerator[tuple[Chunk, Buffer]]:
         """Read chunks, in the order of ``batch``. Needs ``open`` before.
 
         Each buffer begins with ``chunk.length`` raw bytes, unproved; the caller releases it. An error concerns
         the first chunk of the batch that was not yielded; nothing after it was yielded either. Close the
-        iterator (``contextlib.aclosing``) when leaving it early. Each running iterator is one lane.
+        iterator (``contextlib.aclosing``) when leaving it early. ``meter`` is raised while bytes arrive.
 
         Raises:
             WithdrawnError: the source no longer has the chunk.

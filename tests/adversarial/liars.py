@@ -72,7 +72,7 @@ class PeerAnswers:
                 200, b"".join(ABSENT if body is None else struct.pack("<I", len(body)) + body for body in bodies)
             )
         body = read(Digest(bytes.fromhex(rest[0])))
-        return Answer(404) if body is None else Answer(200, body)
+        return Answer(404) if body is None else in_part(request, body, {})
 
     def chunk(self, digest: Digest) -> bytes | None:
         path, offset, length, _ = self.library.places.get(digest, (Path(), 0, 0, (0, 0)))
@@ -90,10 +90,15 @@ class TreeAnswers:
         if not path.is_file():
             return Answer(404)
         body = path.read_bytes()
-        if "range" not in request.headers:
-            return Answer(200, body, {"ETag": '"e"'})
-        first, last = (int(text) for text in request.headers["range"].removeprefix("bytes=").split("-"))
-        return Answer(206, body[first : last + 1], {"Content-Range": f"bytes {first}-{last}/{len(body)}"})
+        return in_part(request, body, {"ETag": '"e"'})
+
+
+def in_part(request: Request, body: bytes, headers: dict[str, str]) -> Answer:
+    """All of a body, or the range of it that was asked for."""
+    if "range" not in request.headers:
+        return Answer(200, body, headers)
+    first, last = (int(text) for text in request.headers["range"].removeprefix("bytes=").split("-"))
+    return Answer(206, body[first : last + 1], {"Content-Range": f"bytes {first}-{last}/{len(body)}"})
 
 
 class Liar:
@@ -201,7 +206,10 @@ class AnotherChunk(Liar):
     other: bytes = b""
 
     async def lie(self, writer: asyncio.StreamWriter, request: Request, answer: Answer) -> None:
-        writer.write(Answer(answer.status, self.other, answer.headers).head() + self.other)
+        # There is no other chunk of the length of a small one.
+        lies = "range" in request.headers or len(answer.body) == len(self.other)
+        body = self.other[: len(answer.body)] if lies else answer.body
+        writer.write(Answer(answer.status, body, answer.headers).head() + body)
 
 
 class ShortBody(Liar):

@@ -274,10 +274,31 @@ async def test_garbage_is_refused(tmp_path: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["bytes=0-0", "bytes=5-1", "bytes=-1", "bytes=999999999-", "bytes=" + "0-1," * 900 + "0-1", "nonsense", ""]
+    ("value", "first", "length"), [("bytes=0-0", 0, 1), ("bytes=10-19", 10, 10), ("bytes=990-999999999", 990, 10)]
+)
+async def test_range_of_a_chunk(tmp_path: Path, value: str, first: int, length: int) -> None:
+    """One range of a chunk is sent alone, and what it is is said; an end behind the chunk's means the chunk's."""
+    async with serving(tmp_path, [1000], HASTE) as served:
+        answer = await served.say(get(chunk_paths(served.version)[0], f"Range: {value}", "Connection: close"))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 206 ")
+        assert f"content-range: bytes {first}-{first + length - 1}/1000".encode() in head.lower()
+        assert body == served.version.data[first : first + length]
+
+
+async def test_range_beyond_a_chunk(tmp_path: Path) -> None:
+    """A range that begins where the chunk has ended gets a 416 that says how long it is."""
+    async with serving(tmp_path, [1000], HASTE) as served:
+        answer = await served.say(get(chunk_paths(served.version)[0], "Range: bytes=1000-1001", "Connection: close"))
+        assert answer.startswith(b"HTTP/1.1 416 ")
+        assert b"bytes */1000" in answer
+
+
+@pytest.mark.parametrize(
+    "value", ["bytes=5-1", "bytes=-1", "bytes=999999999-", "bytes=" + "0-1," * 900 + "0-1", "nonsense", ""]
 )
 async def test_range_is_not_understood(tmp_path: Path, value: str) -> None:
-    """Chunks are sent whole: a Range header changes nothing, however it looks."""
+    """A Range header of any other form changes nothing: the chunk is sent whole."""
     async with serving(tmp_path, [1000], HASTE) as served:
         answer = await served.say(get(chunk_paths(served.version)[0], f"Range: {value}", "Connection: close"))
         head, _, body = answer.partition(b"\r\n\r\n")
@@ -322,7 +343,7 @@ async def test_file_that_changes_while_it_is_sent_never_makes_a_whole_answer(tmp
     """A chunk whose file is edited after its first byte was sent breaks off, and is not offered again."""
     edited: list[Path] = []
 
-    def pace(count: int) -> float:
+    def pace(_address: str, _count: int) -> float:
         # Called before each slice: the file changes between the first two.
         if len(edited) == 1:
             os.utime(edited[0], ns=(1, 1))

@@ -166,8 +166,9 @@ async def test_broken_batch_is_refused(kind: type[Liar], fast: bool, answers: Pe
 
 @pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("resource", ["heads", "nodes", "have"])
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "aiohttp"])
 async def test_lie_about_a_resource_ends_in_its_error(
-    kind: type[Liar], resource: str, answers: PeerAnswers, version: Version
+    kind: type[Liar], fast: bool, resource: str, answers: PeerAnswers, version: Version
 ) -> None:
     """Heads, nodes and inventories are read with the same care as chunks."""
     about = {
@@ -180,7 +181,7 @@ async def test_lie_about_a_resource_ends_in_its_error(
         expected = {"heads": ModelNotFoundError, "nodes": RemoteProtocolError, "have": ModelNotFoundError}[resource]
     # An honest head or node may be a byte shorter or longer: what it says is proved by its digest or signature.
     honest_length = kind in (liars.LengthTooLong, liars.LengthTooShort) and resource == "heads"
-    async with asking(kind(answers, lambda request: f"/{resource}" in request.path)) as source:
+    async with asking(kind(answers, lambda request: f"/{resource}" in request.path), fast=fast) as source:
         if honest_length:
             assert (await about(source)).envelope != version.envelope
             return
@@ -195,14 +196,15 @@ async def test_head_of_another_name_is_handed_over_unproved(answers: PeerAnswers
         assert (await source.head(version.name, "latest")).envelope == b'{"other":1}'
 
 
-async def test_not_modified_needs_a_question(answers: PeerAnswers, version: Version) -> None:
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "aiohttp"])
+async def test_not_modified_needs_a_question(fast: bool, answers: PeerAnswers, version: Version) -> None:
     """A 304 to who has nothing is refused."""
 
     class NotModified(Liar):
         async def lie(self, writer, request, answer):
             writer.write(b'HTTP/1.1 304 Not Modified\r\nP2PSync-Protocol: 1\r\nETag: "e"\r\n\r\n')
 
-    async with asking(NotModified(answers, lambda request: "/heads/" in request.path)) as source:
+    async with asking(NotModified(answers, lambda request: "/heads/" in request.path), fast=fast) as source:
         with pytest.raises(RemoteProtocolError):
             await source.head(version.name, "latest")
 

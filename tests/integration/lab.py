@@ -230,10 +230,14 @@ class Home:
             assert counted[kind] == 0 or result["wire"][kind] > counted[kind]
         return result
 
-    def serve(self, *words: object) -> Serving:
-        """Start ``serve`` on loopback and wait until it listens."""
+    def serve(self, *words: object, discover: bool = False) -> Serving:
+        """Start ``serve`` on loopback and wait until it listens.
+
+        It looks for nobody unless ``discover`` says so: other tests run on the same loopback.
+        """
         log = self.path.parent / f"{self.path.name}.serve.{time.monotonic_ns()}.log"
-        return Serving(self.command("serve", "--json", *words), log)
+        alone = () if discover else ("--no-discovery",)
+        return Serving(self.command("serve", "--json", *alone, *words), log)
 
     def trust(self, key: str, pattern: str = "acme/*") -> Self:
         """Bind a namespace to a publisher's key."""

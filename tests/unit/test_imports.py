@@ -57,6 +57,18 @@ def test_help_opens_nothing(home):
         assert {name.split(".")[1] for name in rooms} == {"cli", "errors"}
 
 
+def test_pull_from_plain_sources_is_light(home):
+    """A pull over plain HTTP loads no HTTP library, and none of the store's rooms that only other verbs need."""
+    code = (
+        "import p2psync.node.operations, p2psync.store.begin; from p2psync.transport import SourceKind, connect;"
+        "connect('http://127.0.0.1:9', SourceKind.LAN); connect('file:///tree', SourceKind.WAN)"
+    )
+    names = imported(home, "-c", code)
+    assert heavy(names) == []
+    unneeded = {"p2psync.store.publish", "p2psync.store.prune", "p2psync.store.verify", "p2psync.transport.server"}
+    assert names & {"urllib.request", "http.client", "tomllib", *unneeded} == set()
+
+
 def test_package_is_light(home):
     """Importing the package imports none of its rooms."""
     names = imported(home, "-c", "import p2psync; p2psync.__version__; dir(p2psync)")

@@ -17,6 +17,15 @@ import sys
 from pathlib import Path
 
 _TICK_S = 0.005
+_LATE = (
+    "aiohttp",
+    "aiohttp.web",
+    "p2psync.node.node",
+    "p2psync.node.operations",
+    "p2psync.store.begin",
+    "p2psync.store.verify",
+    "p2psync.transport.dial",
+)
 
 
 class _Watched(asyncio.DefaultEventLoopPolicy):
@@ -41,12 +50,13 @@ def main(arguments: list[str]) -> None:
     policy = _Watched()
     asyncio.set_event_loop_policy(policy)
     atexit.register(lambda: Path(file).write_text(f"{policy.longest_s:.6f}\n"))
-    for name in ("aiohttp", "aiohttp.web", "p2psync.node", "p2psync.store", "p2psync.transport"):
+    for name in _LATE:
         importlib.import_module(name)
-    from p2psync.cli.main import entry
+    from p2psync.cli import main as program
+    from p2psync.cli.stopping import watch_termination
 
-    sys.argv = ["p2psync", *rest]
-    entry()
+    watch_termination()
+    sys.exit(program.main(rest, os.environ))
 
 
 if __name__ == "__main__":

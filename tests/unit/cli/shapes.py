@@ -49,8 +49,19 @@ FROZEN = {
     "status": (
         "home:s pid:i? serving:s? node:s? models:i store.bytes:i store.partial_bytes:i store.free:i "
         "partials[].digest:s partials[].name:s partials[].done:i partials[].total:i "
-        "transfers[].reference:s transfers[].done:i transfers[].total:i transfers[].lan:i transfers[].wan:i"
+        "transfers[].reference:s transfers[].done:i transfers[].total:i transfers[].lan:i transfers[].wan:i "
+        "site:s? neighbours:i links:o? links.wan.received:i links.wan.sent:i links.lan.received:i links.lan.sent:i "
+        "limits:o? limits.wan_down:n? limits.up:n? limits.wan_up:n? limits.lan_up:n? limits.peer_up:n? discovery:s?"
     ),
+    "peers": (
+        "peers[].node:s peers[].url:s? peers[].address:s peers[].software:s peers[].static:b peers[].rtt_ms:n "
+        "peers[].seconds:n peers[].control.received:i peers[].control.sent:i peers[].received_bytes:i "
+        "peers[].sent_bytes:i peers[].versions[].digest:s peers[].versions[].chunks:i peers[].versions[].holds:i "
+        "peers[].versions[].wants:b peers[].versions[].fetches:b peers[].versions[].claims:i "
+        "peers[].versions[].rate:i peers[].versions[].slow:b peers[].versions[].banned:b "
+        "banned[].node:s banned[].reason:s banned[].seconds:n"
+    ),
+    "limits": "limits.wan_down:n? limits.up:n? limits.wan_up:n? limits.lan_up:n? limits.peer_up:n?",
     "key new": "name:s key:s id:s",
     "key ls": "keys[].name:s keys[].key:s keys[].id:s",
     "trust add": "pattern:s key:s id:s",

@@ -5,12 +5,13 @@ import os
 import signal
 import sys
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
 import p2psync.node
 from p2psync.cli import nodes
+from p2psync.node.rates import Limits
 from tests.unit.cli import shapes
 
 
@@ -21,7 +22,11 @@ class ServeOptions:
     host: str = "127.0.0.1"
     port: int = 0
     site: str = ""
-    upload_limit_bytes_per_s: float | None = None
+    discover: bool = True
+    peers: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    follow: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 @pytest.fixture
@@ -73,9 +78,9 @@ def test_interrupted_serve(cli, served):
     ("words", "host", "port"),
     [
         ((), "127.0.0.1", 0),
-        (("--open",), "0.0.0.0", 0),
+        (("--open",), "", 0),
         (("--listen", ":7007"), "127.0.0.1", 7007),
-        (("--listen", ":7007", "--open"), "0.0.0.0", 7007),
+        (("--listen", ":7007", "--open"), "", 7007),
         (("--listen", "10.0.0.7:1", "--open"), "10.0.0.7", 1),
         (("--listen", "[::1]:1"), "::1", 1),
     ],
@@ -87,9 +92,54 @@ def test_where_serve_listens(cli, served, words, host, port):
 
 
 def test_serve_settings(cli, served):
-    """Site and upload limit reach the node."""
-    assert cli("serve", "--site", "berlin", "--upload-limit", "10Mbit").code == 0
-    assert served[-1] == ServeOptions(site="berlin", upload_limit_bytes_per_s=1_250_000)
+    """Site, peers, limits and what to follow reach the node."""
+    assert cli("serve", "--site", "berlin", "--upload-limit", "10Mbit", "--peer", "h:1", "--no-discovery").code == 0
+    expected = ServeOptions(site="berlin", discover=False, peers=("http://h:1",), limits=Limits(up=1_250_000))
+    assert served[-1] == expected
+    words = ("--follow", "acme/m:v1", "--from", "https://models.example", "--wan-down", "2M", "--peer-up", "1M")
+    assert cli("serve", *words).code == 0
+    limits = Limits(wan_down=2_000_000, peer_up=1_000_000)
+    assert served[-1] == ServeOptions(follow=("acme/m:v1",), sources=("https://models.example",), limits=limits)
+
+
+@pytest.mark.parametrize("words", [("--follow", "acme/m"), ("--from", "https://models.example")])
+def test_follow_and_from_go_together(cli, served, words):
+    """One without the other is a mistake: exit 2."""
+    assert cli("serve", *words).code == 2
+    assert len(served) == 1
+
+
+def test_peers(cli, monkeypatch):
+    """``peers`` lists the neighbours and the banned, with -q only the ids."""
+    answer = shapes.sample("peers")
+    monkeypatch.setattr("p2psync.node.inspect.ask_owner", lambda _home, verb, _args: {"peers": answer}[verb])
+    assert cli("peers", "--json").json == answer
+    assert "BANNED" in cli("peers").out
+    assert cli("peers", "-q").lines == [row["node"] for row in answer["peers"]]
+    answer["peers"] = []
+    assert "no other node" in cli("peers").err
+
+
+def test_limits(cli, monkeypatch):
+    """``limits`` passes on what is named, `none` as no limit, and shows all of them."""
+    asked = []
+
+    def ask(_home, verb, args):
+        asked.append((verb, args))
+        return {"wan_down": 5e6, "up": None}
+
+    monkeypatch.setattr("p2psync.node.inspect.ask_owner", ask)
+    shown = cli("limits", "--wan-down", "5M", "--lan-up", "none", "--json")
+    assert shown.json == {"limits": {"wan_down": 5e6, "up": None}}
+    assert asked == [("limits", {"wan_down": 5_000_000, "lan_up": None})]
+    assert cli("limits").lines == ["wan_down  5.00 MB/s", "up        none"]
+
+
+def test_peers_without_a_node(cli):
+    """Only a running node knows its peers: exit 3 and how to start one."""
+    shown = cli("peers")
+    assert shown.code == 3
+    assert "p2psync serve --open" in shown.err
 
 
 @pytest.mark.parametrize("words", [("--listen", "0.0.0.0:1"), ("--listen", "edge.local:1"), ("--offline",)])

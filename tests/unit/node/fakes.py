@@ -11,6 +11,7 @@ from p2psync.errors import ModelNotFoundError
 from p2psync.manifest import Chunk
 from p2psync.store import Store
 from p2psync.transport import Buffer, BufferPool, HeadReply, SourceKind, Wire
+from p2psync.transport.source import Meter
 
 
 async def nothing(_chunk: Chunk) -> None:
@@ -64,22 +65,30 @@ class FakeSource:
         await self._answer()
         return self.held
 
-    async def chunks(self, batch: Sequence[Chunk], pool: BufferPool) -> AsyncGenerator[tuple[Chunk, Buffer]]:
+    async def part(self, chunk: Chunk, start: int, length: int, pool: BufferPool, meter: Meter | None = None) -> Buffer:
+        return await self._give(chunk, start, length, pool)
+
+    async def chunks(
+        self, batch: Sequence[Chunk], pool: BufferPool, meter: Meter | None = None
+    ) -> AsyncGenerator[tuple[Chunk, Buffer]]:
         for chunk in batch:
-            self.asked.append(chunk.index)
-            buffer = await pool.acquire()
-            try:
-                await self.before(chunk)
-                data = bytearray(read_chunk(self.store, chunk))
-                if self.spoiled(chunk):
-                    data[-1] ^= 1
-                buffer.view(chunk.length)[:] = data
-            except BaseException as error:
-                buffer.release()
-                if isinstance(error, asyncio.CancelledError):
-                    self.stopped.set()
-                raise
-            yield chunk, buffer
+            yield chunk, await self._give(chunk, 0, chunk.length, pool)
+
+    async def _give(self, chunk: Chunk, start: int, length: int, pool: BufferPool) -> Buffer:
+        self.asked.append(chunk.index)
+        buffer = await pool.acquire()
+        try:
+            await self.before(chunk)
+            data = bytearray(read_chunk(self.store, chunk))
+            if self.spoiled(chunk):
+                data[-1] ^= 1
+            buffer.view(length)[:] = data[start : start + length]
+        except BaseException as error:
+            buffer.release()
+            if isinstance(error, asyncio.CancelledError):
+                self.stopped.set()
+            raise
+        return buffer
 
     async def close(self) -> None:
         self.closed = True

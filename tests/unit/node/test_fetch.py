@@ -20,11 +20,12 @@ from p2psync.errors import (
     WithdrawnError,
 )
 from p2psync.limits import PULL_BUFFERS
-from p2psync.manifest import Chunk
+from p2psync.manifest import Chunk, chunk_table
 from p2psync.node import fetch as module
-from p2psync.node.fetch import Fetch
+from p2psync.node.fetch import Fetch, Version
+from p2psync.node.sources import SourceSet
 from p2psync.store import Incoming, Store
-from p2psync.swarm import picker
+from p2psync.swarm import lan, outside, sources
 from p2psync.transport import SourceKind
 from tests.stores import begin, contents
 from tests.unit.node.conftest import Shop
@@ -37,9 +38,10 @@ Events = list[dict[str, Any]]
 def haste(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ticks, rests and the patience of the endgame are a fraction of what they are."""
     monkeypatch.setattr(module, "TICK_S", 0.02)
-    monkeypatch.setattr(picker, "REST_FIRST_S", 0.01)
-    monkeypatch.setattr(picker, "LATE_FLOOR_S", 0.05)
-    monkeypatch.setattr(picker, "LATE_FACTOR", 0.0)
+    monkeypatch.setattr(sources, "REST_FIRST_S", 0.01)
+    for room in (lan, outside):
+        monkeypatch.setattr(room, "LATE_FLOOR_S", 0.05)
+        monkeypatch.setattr(room, "LATE_FACTOR", 0.0)
 
 
 @pytest.fixture
@@ -53,6 +55,14 @@ def incoming(shop: Shop, home: Path) -> Iterator[Incoming]:
 def events() -> Events:
     """What a fetch tells."""
     return []
+
+
+def fetching(shop: Shop, incoming: Incoming, emit: Any, **options: Any) -> Fetch:
+    """A fetch of the shop's model, with no neighbours."""
+    manifest = shop.store.manifest(shop.published.head.root)
+    assert manifest is not None
+    version = Version(shop.published.head.root, chunk_table(manifest))
+    return Fetch(incoming, version, SourceSet((), emit), emit, **options)
 
 
 async def run(fetch: Fetch, *sources: FakeSource) -> None:
@@ -78,7 +88,7 @@ async def test_bytes_are_counted_by_source_and_kind(shop: Shop, incoming: Incomi
     """Two sources with half of the chunks each give all; their counts sum to what was missing."""
     near = FakeSource("near", shop.store, held=b"\x55" * 8)
     far = FakeSource("far", shop.store, SourceKind.WAN, held=b"\xaa" * 8)
-    fetch = Fetch(incoming, events.append)
+    fetch = fetching(shop, incoming, events.append)
     missing = sum(c.length for c in incoming.missing)
     await run(fetch, near, far)
     assert fetch.lan == fetch.by_source["near"] > 0
@@ -113,7 +123,7 @@ async def test_corrupt_chunks_come_from_the_other_source(
     monkeypatch.setattr(incoming, "write", watched)
     liar = FakeSource("liar", shop.store, spoiled=spoil)
     good = FakeSource("good", shop.store, before=after_the_lie)
-    fetch = Fetch(incoming, events.append)
+    fetch = fetching(shop, incoming, events.append)
     await run(fetch, liar, good)
     assert liar.asked
     assert written
@@ -134,7 +144,7 @@ async def test_one_rotten_chunk_costs_that_chunk_only(shop: Shop, incoming: Inco
             await for_ever()
 
     helper = FakeSource("helper", shop.store, held=(1 << bad.index).to_bytes(8, "little"), before=only_the_bad_one)
-    fetch = Fetch(incoming, events.append)
+    fetch = fetching(shop, incoming, events.append)
     await run(fetch, rotten, helper)
     assert rotten.asked.count(bad.index) <= 1
     assert fetch.by_source["helper"] == bad.length
@@ -144,7 +154,7 @@ async def test_one_rotten_chunk_costs_that_chunk_only(shop: Shop, incoming: Inco
 async def test_both_corrupt_ends_as_corrupt(shop: Shop, incoming: Incoming, events: Events) -> None:
     """When nobody is left who sends true bytes, the fetch ends with that, and nothing was written."""
     sources = [FakeSource(url, shop.store, spoiled=lambda _chunk: True) for url in "ab"]
-    fetch = Fetch(incoming, events.append)
+    fetch = fetching(shop, incoming, events.append)
     before = len(incoming.missing)
     with pytest.raises(DigestMismatchError, match=f"{before} chunks .* are missing"):
         await run(fetch, *sources)
@@ -160,7 +170,7 @@ async def test_withdrawn_alone_ends_as_withdrawn(shop: Shop, incoming: Incoming,
         if chunk.index == gone.index:
             raise WithdrawnError(f"{chunk.digest} is gone")
 
-    fetch = Fetch(incoming, events.append)
+    fetch = fetching(shop, incoming, events.append)
     with pytest.raises(WithdrawnError, match="1 chunks") as caught:
         await run(fetch, FakeSource("seed", shop.store, before=withdraw))
     assert caught.value.exit_code == 7
@@ -171,7 +181,7 @@ async def test_withdrawn_alone_ends_as_withdrawn(shop: Shop, incoming: Incoming,
 async def test_chunk_that_no_source_holds(shop: Shop, incoming: Incoming, events: Events) -> None:
     """Inventories that do not cover the version end the fetch without a wait."""
     with pytest.raises(WithdrawnError, match="no source has them"):
-        await run(Fetch(incoming, events.append), FakeSource("some", shop.store, held=b"\x01"))
+        await run(fetching(shop, incoming, events.append), FakeSource("some", shop.store, held=b"\x01"))
     assert incoming.holds(0)
 
 
@@ -183,7 +193,7 @@ async def test_broken_source_comes_back(shop: Shop, incoming: Incoming, events: 
         for error in breaks:
             raise error
 
-    fetch = Fetch(incoming, events.append)
+    fetch = fetching(shop, incoming, events.append)
     await run(fetch, FakeSource("seed", shop.store, before=break_first))
     assert isinstance(fetch.errors["seed"], SourceUnreachableError)
     assert_whole(shop, incoming)
@@ -196,12 +206,12 @@ async def test_nonsense_alone_bans(shop: Shop, incoming: Incoming, events: Event
         raise RemoteProtocolError("not HTTP")
 
     with pytest.raises(RemoteProtocolError, match=r"not HTTP; .* are missing"):
-        await run(Fetch(incoming, events.append), FakeSource("seed", shop.store, before=nonsense))
+        await run(fetching(shop, incoming, events.append), FakeSource("seed", shop.store, before=nonsense))
 
 
 async def test_silence_ends_as_stalled(shop: Shop, incoming: Incoming, events: Events) -> None:
     """No proved byte within the limit ends the fetch, says what is missing and how to go on."""
-    fetch = Fetch(incoming, events.append, stall_s=0.1)
+    fetch = fetching(shop, incoming, events.append, stall_s=0.1)
     with pytest.raises(StalledError, match=r"no proved byte .* chunks .* are missing") as caught:
         await run(fetch, FakeSource("silent", shop.store, before=for_ever))
     assert caught.value.exit_code == 7
@@ -216,7 +226,7 @@ async def test_patient_fetch_outwaits_silence(shop: Shop, incoming: Incoming, ev
     async def late(_chunk: Chunk) -> None:
         await began.wait()
 
-    fetch = Fetch(incoming, events.append, patient=True, stall_s=0.02)
+    fetch = fetching(shop, incoming, events.append, patient=True, stall_s=0.02)
     running = asyncio.create_task(run(fetch, FakeSource("late", shop.store, before=late)))
     await asyncio.sleep(0.15)
     assert not running.done()
@@ -234,7 +244,7 @@ async def test_late_request_is_doubled_and_then_stopped(shop: Shop, incoming: In
         if chunk.index == last:
             await silent.stopped.wait()
 
-    fetch = Fetch(incoming, events.append)
+    fetch = fetching(shop, incoming, events.append)
     await run(fetch, silent, FakeSource("good", shop.store, before=wait_for_the_stop))
     assert silent.asked == [0]
     assert silent.stopped.is_set()
@@ -249,7 +259,7 @@ async def test_chunk_written_but_not_reported_is_reported(shop: Shop, incoming: 
     async def write_first(chunk: Chunk) -> None:
         incoming.write(chunk, read_chunk(shop.store, chunk))
 
-    fetch = Fetch(incoming, events.append, stall_s=5.0)
+    fetch = fetching(shop, incoming, events.append, stall_s=5.0)
     missing = sum(c.length for c in incoming.missing)
     await run(fetch, FakeSource("seed", shop.store, before=write_first))
     assert fetch.lan == missing
@@ -265,7 +275,7 @@ async def test_cancelled_fetch_leaves_nothing(shop: Shop, incoming: Incoming, ev
             await for_ever()
 
     sources = [FakeSource("a", shop.store, before=first_alone), FakeSource("b", shop.store, before=for_ever)]
-    fetch = Fetch(incoming, events.append)
+    fetch = fetching(shop, incoming, events.append)
     running = asyncio.create_task(run(fetch, *sources))
     while not (incoming.holds(first) and sources[1].asked):
         await asyncio.sleep(0.01)
@@ -297,7 +307,7 @@ async def test_slow_write_keeps_its_buffer(
         write(chunk, data)
 
     monkeypatch.setattr(incoming, "write", blocking)
-    fetch = Fetch(incoming, events.append)
+    fetch = fetching(shop, incoming, events.append)
     running = asyncio.create_task(run(fetch, FakeSource("seed", shop.store)))
     while not in_thread.is_set():
         await asyncio.sleep(0.005)
@@ -321,7 +331,7 @@ async def test_slow_disk_still_brings_everything(
     bad = incoming.missing[3].index
     once = iter([True])
     liar = FakeSource("seed", shop.store, spoiled=lambda chunk: chunk.index == bad and next(once, False))
-    fetch = Fetch(incoming, events.append)
+    fetch = fetching(shop, incoming, events.append)
     await run(fetch, liar, FakeSource("other", shop.store))
     await assert_nothing_left(fetch)
     assert_whole(shop, incoming)
@@ -337,7 +347,7 @@ async def test_error_of_this_disk_ends_the_fetch(
         raise error
 
     monkeypatch.setattr(incoming, "write", refuse)
-    fetch = Fetch(incoming, events.append)
+    fetch = fetching(shop, incoming, events.append)
     with pytest.raises(type(error)) as caught:
         await run(fetch, FakeSource("a", shop.store), FakeSource("b", shop.store))
     assert caught.value is error
@@ -360,7 +370,7 @@ async def test_journal_that_fails_ends_the_fetch(
 
     monkeypatch.setattr(module, "JOURNAL_INTERVAL_S", 0.02)
     monkeypatch.setattr(incoming, "sync", refuse)
-    fetch = Fetch(incoming, events.append)
+    fetch = fetching(shop, incoming, events.append)
     with pytest.raises(StoreFullError):
         await run(fetch, FakeSource("seed", shop.store, before=one_then_none))
     await assert_nothing_left(fetch)

@@ -1,5 +1,6 @@
 """Verify, repair, rm, prune and export: nothing good is lost."""
 
+import fcntl
 import os
 import shutil
 from dataclasses import replace
@@ -15,7 +16,7 @@ from p2psync.errors import (
     UsageError,
 )
 from p2psync.manifest import Reference, build_tree, peek_head
-from p2psync.store import DamageKind, Store
+from p2psync.store import DamageKind, Store, linux
 from tests.stores import (
     KEY,
     NAME,
@@ -357,6 +358,45 @@ def test_export_links(node, two, model, tmp_path):
     assert node.verify(None).damages == ()
 
 
+def test_export_removes_what_killed_exports_left(node, two, tmp_path):
+    """An old staging directory that nobody locks goes, links in it keep their files proved; any other stays."""
+    stored = node.installed(NAME, two[1].root, range(4)) / WEIGHTS
+    dead, running, young = (tmp_path / f".p2psync-export-{name}" for name in ("dead", "running", "young"))
+    for folder in (dead, running, young):
+        (folder / "tree").mkdir(parents=True)
+    os.link(stored, dead / "tree" / WEIGHTS)
+    node.verify(None)
+    for folder in (dead, running):
+        os.utime(folder, (NOW_S, NOW_S))
+    fd = os.open(running, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        node.export(NAME, two[1].root, range(4), tmp_path / "out")
+    finally:
+        os.close(fd)
+    assert sorted(p.name for p in tmp_path.glob(".p2psync-export-*")) == [running.name, young.name]
+    assert node.installed(NAME, two[1].root, range(4)) == stored.parent
+    node.export(NAME, two[1].root, range(4), tmp_path / "out 2")
+    assert [p.name for p in tmp_path.glob(".p2psync-export-*")] == [young.name]
+
+
+def test_running_export_is_locked(node, two, tmp_path, monkeypatch):
+    """While an export copies, its staging directory is locked, so that no other export removes it."""
+    locked = []
+
+    def watched(fd: int, size: int) -> None:
+        (staging,) = tmp_path.glob(".p2psync-export-*")
+        other = os.open(staging, os.O_RDONLY)
+        locked.append(not linux.try_lock(other))
+        os.close(other)
+        os.ftruncate(fd, size)
+
+    monkeypatch.setattr(linux, "reserve", watched)
+    monkeypatch.setattr(linux, "reflink", lambda _source, _target: False)
+    node.export(NAME, two[1].root, range(4), tmp_path / "out")
+    assert locked == [True] * 4
+
+
 def test_export_of_some_files(node, two, tmp_path):
     """Only the chosen files are written."""
     node.export(NAME, two[1].root, {3}, tmp_path / "a" / "b")
@@ -407,9 +447,40 @@ def test_usage_counts_links_once(node, two, seed, model):
     third = publish(seed, model)
     incoming = begin(seed, node, third)
     feed(seed, incoming, 1)
+    incoming.sync()
     (pending,) = node.usage().unfinished
     assert (pending.root, pending.name) == (third.root, NAME)
     assert 0 < pending.done_bytes <= pending.total_bytes
+    incoming.close(clean=True)
+
+
+def test_unfinished_pull_counts_what_was_synced(seed, node, model):
+    """Journalled chunks count, at all their places; neither what was only written does, nor a hole that was read."""
+    (model / "twice.bin").write_bytes(b"7" * 2_000_000)
+    incoming = begin(seed, node, publish(seed, model))
+    tree = next((node.home / "partial").iterdir()) / "tree"
+    assert contents(tree).keys() == contents(model).keys()  # Every hole was read.
+    (pending,) = node.usage().unfinished
+    assert (pending.done_bytes, pending.total_bytes) == (0, incoming.total_bytes)
+    feed(seed, incoming, 1)
+    assert node.usage().unfinished[0].done_bytes == 0
+    incoming.sync()
+    missing = incoming.missing
+    written = incoming.total_bytes - sum(c.length * len(c.places) for c in missing)
+    assert node.usage().unfinished[0].done_bytes == written > 0
+    feed(seed, incoming)
+    incoming.sync()
+    assert node.usage().unfinished[0].done_bytes == incoming.total_bytes
+    incoming.close(clean=False)
+
+
+def test_unfinished_update_counts_linked_files(seed, node, model):
+    """A file that another version has is done as soon as it is linked."""
+    pull(seed, node, publish(seed, model))
+    (model / "vocab.txt").write_bytes(os.urandom(500_000))
+    incoming = begin(seed, node, publish(seed, model))
+    (pending,) = node.usage().unfinished
+    assert pending.done_bytes == sum(len(data) for path, data in contents(model).items() if path != "vocab.txt")
     incoming.close(clean=True)
 
 

@@ -60,6 +60,16 @@ def test_reader_of_nothing(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("write", [True, False])
+@pytest.mark.parametrize("below", ["", "home"])
+def test_home_that_is_a_file(tmp_path, write, below):
+    """A file where the home or a directory above it should be is an error, not an empty home."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match=r"is no directory|is below a file"):
+        Store.open(tmp_path / "file" / below, write=write)
+    assert (tmp_path / "file").read_bytes() == b""
+
+
 def test_reader_beside_the_owner(seed, model):
     """A reader sees what the owner committed, while the owner works."""
     version = publish(seed, model)

@@ -14,8 +14,7 @@ from p2psync.errors import ModelNotFoundError, RemoteProtocolError
 from p2psync.limits import CHUNK_BYTES, RANGE_BYTES_MAX
 from p2psync.manifest import Chunk, Extent, Spot, encode_index
 from p2psync.transport import BufferPool, SourceKind, Wire
-from p2psync.transport.exchange import Exchange, Landed
-from p2psync.transport.http import Reply
+from p2psync.transport.exchange import Exchange, Landed, Reply
 from p2psync.transport.origin import OriginSource
 
 ROOT = Digest.of(b"root")

@@ -180,7 +180,7 @@ async def test_upload_limit_sees_every_byte(tmp_path: Path, waits_s: list[float]
     slept: list[float] = []
     sleep = asyncio.sleep
 
-    def pace(count: int) -> float:
+    def pace(_address: str, count: int) -> float:
         announced.append(count)
         return waits_s[len(announced) % len(waits_s)]
 

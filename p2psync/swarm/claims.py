@@ -1,0 +1,118 @@
+"""Who is bringing which chunk, as one node has heard it: claims, their leases, and how two claims are settled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from p2psync.limits import CLAIM_LEASE_S
+from p2psync.swarm.ranking import Keys, rank
+
+# A claim that is older by more than this stays; below, clocks and queues decide, so the rank does.
+_AGE_MARGIN_S = 1.0
+
+
+@dataclass(slots=True)
+class Held:
+    """A claim of another node. ``rose_s`` is when its received bytes last rose, as far as heard here."""
+
+    holder: str
+    since_s: float
+    rose_s: float
+    received: int = 0
+
+
+@dataclass(slots=True)
+class Mine:
+    """A claim of this node. ``again`` marks the second request for a chunk that somebody else is late with."""
+
+    since_s: float
+    again: bool = False
+
+
+class Claims:
+    """The claims on one version's chunks. Every node applies the same rules to what it hears.
+
+    A lease ends when its holder leaves or has received nothing new for ``CLAIM_LEASE_S``; an expired claim stops
+    nobody, however often its holder tells it again, until its bytes rise. Counted in received bytes, not in finished
+    ranges: a slow link has ranges that take longer than a lease.
+    """
+
+    def __init__(self, me: str, keys: Keys, salt: Callable[[str], int]) -> None:
+        self._me = me
+        self._keys = keys
+        self._salt = salt
+        self.mine: dict[int, Mine] = {}
+        self.others: dict[int, Held] = {}
+        self._lapsed: dict[int, dict[str, int]] = {}  # chunk: holder: its bytes when its lease ended
+
+    def claim(self, index: int, now_s: float, *, again: bool = False) -> None:
+        """This node fetches a chunk from now on."""
+        self.mine[index] = Mine(now_s, again)
+        if not again:
+            self.others.pop(index, None)
+
+    def taken(self, index: int, now_s: float) -> bool:
+        """Whether another node is fetching the chunk and its lease runs."""
+        held = self.others.get(index)
+        return held is not None and now_s - held.rose_s <= CLAIM_LEASE_S
+
+    def hear(self, told: Held, index: int, *, again: bool = False) -> bool:
+        """Another node claims a chunk, or says again that it does. Returns whether this node's own claim loses by that.
+
+        Third parties settle two live claims by the same rule: one that takes the newest for granted trusts the loser.
+        """
+        held = self.others.get(index)
+        if held is not None and held.holder == told.holder:
+            if told.received > held.received:
+                held.received, held.rose_s = told.received, told.rose_s
+            return False
+        if told.received <= self._lapsed.get(index, {}).get(told.holder, -1):
+            return False
+        mine = self.mine.get(index)
+        if mine is not None:
+            # A second request was made because the first is late: neither of the two settles the other.
+            if again or mine.again or self._wins(self._me, mine.since_s, told, index):
+                return False
+            del self.mine[index]
+        live = held is not None and told.rose_s - held.rose_s <= CLAIM_LEASE_S
+        if held is None or not (live and (again or self._wins(held.holder, held.since_s, told, index))):
+            self.others[index] = told
+        return mine is not None
+
+    def end(self, indexes: Iterable[int], holder: str) -> list[int]:
+        """Claims that ``holder`` gives up. Returns the chunks that it held."""
+        ended = []
+        for index in indexes:
+            self._forgive(index, holder)
+            held = self.others.get(index)
+            if held is not None and held.holder == holder:
+                del self.others[index]
+                ended.append(index)
+        return ended
+
+    def leave(self, holder: str) -> list[int]:
+        """A node is gone, and with it all that it promised. Returns the chunks that are free again."""
+        for index in [index for index, lapsed in self._lapsed.items() if holder in lapsed]:
+            self._forgive(index, holder)
+        return self.end([index for index, held in self.others.items() if held.holder == holder], holder)
+
+    def expire(self, now_s: float) -> list[int]:
+        """Set aside claims whose lease has ended. Returns the chunks that are free again."""
+        ended = [index for index in self.others if not self.taken(index, now_s)]
+        for index in ended:
+            held = self.others.pop(index)
+            self._lapsed.setdefault(index, {})[held.holder] = held.received
+        return ended
+
+    def _forgive(self, index: int, holder: str) -> None:
+        lapsed = self._lapsed.get(index)
+        if lapsed is not None and lapsed.pop(holder, None) is not None and not lapsed:
+            del self._lapsed[index]
+
+    def _wins(self, node: str, since_s: float, rival: Held, index: int) -> bool:
+        """Whether the first claim stays: the clearly older one, else the one whose node ranks higher for the chunk."""
+        if abs(since_s - rival.since_s) > _AGE_MARGIN_S:
+            return since_s < rival.since_s
+        key = self._keys[index]
+        return rank(self._salt(node), key) > rank(self._salt(rival.holder), key)

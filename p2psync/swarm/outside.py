@@ -1,0 +1,245 @@
+"""Asking sources outside the site, over a share of the link: what no peer has and nobody else is bringing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from p2psync.limits import CHUNK_BYTES, LAN_LANES, MIB, PART_BYTES_MAX
+from p2psync.manifest import Chunk
+from p2psync.swarm.far import Far
+from p2psync.swarm.inventory import Inventory
+from p2psync.swarm.messages import Job
+from p2psync.swarm.parts import Part, Parts, part_bytes
+from p2psync.swarm.requests import LATE_FLOOR_S, Ask
+from p2psync.swarm.sources import Fault, Source
+from p2psync.swarm.state import LATE_FACTOR, State
+
+# A claim of another node is doubled only after this: a lease, which ends dead claims, is shorter.
+RESCUE_FLOOR_S: Final = 4.0
+# Sixteen connections are for links where one gets a share that is too small. A source that brings this much over
+# four is not on such a link, and more connections only cost CPU.
+THICK_BYTES_PER_S: Final = 32 * MIB
+_JUDGE_S: Final = 0.25
+# With more chunks missing than this, parts have their full size whatever the others hold.
+_TAIL_CHUNKS: Final = 64
+
+
+class Outside:
+    """What this node brings from outside, and its claims on it.
+
+    ``order`` is in which order it asks, ``on_lan`` whether a chunk can be had from a peer.
+    """
+
+    def __init__(self, state: State, order: Iterable[int], on_lan: Callable[[int], bool]) -> None:
+        self._state = state
+        self._on_lan = on_lan
+        self._far = Far(state.missing, order)
+        self._parts = Parts()
+        self._thin: set[str] = set()
+        self._seen: dict[str, int] = {}
+        self._judged_s = float("-inf")
+        self.free = self._far.free
+        self.free_all = self._far.free_all
+        self.requeue = self._far.requeue
+        self.reorder = self._far.reorder
+        self.rank_anew = self._far.rank_anew
+        self.received = self._parts.received
+
+    def brings(self, index: int) -> bool:
+        """Whether the chunk is coming in parts."""
+        return index in self._parts
+
+    def expects(self, part: Part) -> bool:
+        """Whether a range is still wanted: its chunk was not given up since it was asked for."""
+        return self._parts.expects(part)
+
+    # Asking.
+
+    def next_ask(self, name: str, source: Source, now_s: float) -> Ask | None:
+        """What a source outside is asked for now."""
+        state = self._state
+        if state.requests.outside >= self._quota() or not state.company.settled(now_s):
+            return None
+        part = self._parts.next(name, part_bytes(self._left_bytes(), state.connections), now_s)
+        if part is None and (state.company.fetchers.get(state.company.me) or self._must_probe()):
+            ask = self._new_chunks(name, source, now_s)
+            if ask is not None:
+                return ask
+        if part is None:
+            own_s = PART_BYTES_MAX / source.rate if source.rate else LATE_FLOOR_S
+            part = self._parts.late(name, max(2 * LATE_FLOOR_S, LATE_FACTOR * own_s), now_s)
+        if part is not None:
+            return state.ask(name, [state.table[part.index]], part, now_s)
+        return self._double(name, source, now_s) or self._rescue(name, source, now_s)
+
+    def _new_chunks(self, name: str, source: Source, now_s: float) -> Ask | None:
+        """Claim what is next: whole chunks of a thick link, small ones together, else one chunk in parts."""
+        whole = source.rate * LAN_LANES >= THICK_BYTES_PER_S and name not in self._thin
+        batch = self._far.take(
+            source,
+            lambda index: self._is_free(index, now_s),
+            self._state.company.own,
+            budget=source.budget_bytes() if whole else PART_BYTES_MAX,
+        )
+        if not batch:
+            return None
+        self._claim(batch, now_s)
+        if whole or len(batch) > 1:
+            return self._state.ask(name, batch, None, now_s)
+        return self._first(name, batch[0], now_s)
+
+    def _first(self, name: str, chunk: Chunk, now_s: float) -> Ask:
+        """Begin a chunk: in parts, unless it is small."""
+        part = None
+        if chunk.length > PART_BYTES_MAX:
+            self._parts.open(chunk, name)
+            part = self._parts.next(name, part_bytes(self._left_bytes(), self._state.connections), now_s)
+        return self._state.ask(name, [chunk], part, now_s)
+
+    def _left_bytes(self) -> int:
+        """What the site still lacks, as far as the size of the next part depends on it."""
+        missing = self._state.missing
+        if len(missing) >= _TAIL_CHUNKS:
+            return _TAIL_CHUNKS * CHUNK_BYTES
+        return sum(chunk.length for chunk in missing.values() if not self._on_lan(chunk.index))
+
+    def _quota(self) -> int:
+        """Requests that this node may have out to outside sources: its share, or what its last claims still need."""
+        state, company = self._state, self._state.company
+        allowed = company.fetchers.get(company.me, 0)
+        if not allowed and company.claims.mine:
+            allowed = max(1, state.connections // max(1, len(company.fetchers)))
+        if not allowed and self._must_probe():
+            allowed = 1
+        thick = not any(source.outside and name in self._thin for name, source in state.sources.items())
+        return min(allowed, LAN_LANES) if thick else allowed
+
+    def _must_probe(self) -> bool:
+        """Whether nobody is known to reach a source: then each tries, or a seed that comes back is never noticed."""
+        company = self._state.company
+        return not company.outside and not company.helps_outside()
+
+    def _is_free(self, index: int, now_s: float) -> bool:
+        state = self._state
+        return not (state.requests.askers(index) or state.company.claims.taken(index, now_s) or self._on_lan(index))
+
+    def _claim(self, batch: Sequence[Chunk], now_s: float, *, again: bool = False) -> None:
+        for chunk in batch:
+            self._state.company.claims.claim(chunk.index, now_s, again=again)
+        self._state.voice.claim([chunk.index for chunk in batch], outside=True, again=again)
+
+    def _double(self, name: str, source: Source, now_s: float) -> Ask | None:
+        """The endgame: one more request for the latest of the late chunks, never a third."""
+        claims = self._state.company.claims
+        own_s = CHUNK_BYTES / source.rate if source.rate else 0.0
+        index = self._state.requests.late(
+            name,
+            max(LATE_FLOOR_S, LATE_FACTOR * own_s),
+            now_s,
+            lambda index: source.has(index) and not self._on_lan(index) and not claims.taken(index, now_s),
+        )
+        return None if index is None else self._again(name, index, now_s)
+
+    def _rescue(self, name: str, source: Source, now_s: float) -> Ask | None:
+        """Ask for a chunk that another node has claimed and is far too slow with. One node does, by rank."""
+        state = self._state
+        own_s = CHUNK_BYTES / (source.rate * max(1, self._quota())) if source.rate else RESCUE_FLOOR_S
+        patience_s = max(RESCUE_FLOOR_S, LATE_FACTOR * own_s)
+        for index, held in state.company.claims.others.items():
+            age_s = now_s - held.since_s
+            if age_s <= RESCUE_FLOOR_S or index not in state.missing or state.requests.askers(index):
+                continue
+            # What its holder says it has is believed up to a point: a claim on which nothing more can come is late.
+            left = max(state.table[index].length - held.received, PART_BYTES_MAX)
+            late = left * age_s / max(held.received, 1) > patience_s
+            if late and source.has(index) and not self._on_lan(index) and state.company.second(index, held.holder):
+                return self._again(name, index, now_s)
+        return None
+
+    def _again(self, name: str, index: int, now_s: float) -> Ask:
+        chunk = self._state.missing[index]
+        self._state.company.rescue(index)
+        self._claim([chunk], now_s, again=True)
+        return self._first(name, chunk, now_s)
+
+    # Outcomes.
+
+    def landed(self, ask: Ask, part: Part) -> bool:
+        """A range is here. Returns whether with it its chunk is complete."""
+        twins = self._parts.twins(part)
+        self._state.requests.stop(other for other in self._state.requests.of(ask.source) if other.part in twins)
+        return self._parts.landed(part)
+
+    def arrived(self, index: int) -> None:
+        """A chunk is here, from wherever."""
+        self._parts.close(index)
+        self._state.company.claims.mine.pop(index, None)
+
+    def failed(self, part: Part, source: Source, fault: Fault) -> bool:
+        """A range did not come. Returns whether its chunk is better given up: somebody else may bring it."""
+        self._parts.failed(part)
+        if part.index not in self._parts:
+            return False
+        if fault in (Fault.CORRUPT, Fault.WITHDRAWN) or source.banned:
+            return True
+        if fault is Fault.CANCELLED or source.fit or self._state.requests.askers(part.index):
+            # One broken connection is an accident: what has landed is worth another try.
+            return False
+        return self._state.company.helps_outside() or any(s.outside and s.fit for s in self._state.sources.values())
+
+    def drop(self, index: int) -> None:
+        """Stop bringing a chunk; what had landed of it is lost."""
+        self._parts.close(index)
+        self._state.requests.drop_outside(index)
+
+    def park(self, index: int) -> None:
+        """Stop bringing a chunk for now; what has landed of it is kept for when its source is back."""
+        self._state.requests.drop_outside(index)
+        self._parts.park(index)
+
+    def bound(self, name: str) -> list[int]:
+        """The chunks that are coming in parts from one source."""
+        return self._parts.bound(name)
+
+    def young(self, held: Inventory | Sequence[int] | None = None) -> list[int]:
+        """The chunks in parts, of ``held`` where that is given, of which less than half is here.
+
+        Half is what an idle boast of a peer may cost: a liar that says it holds everything stops only these.
+        """
+        mine = [index for index in self._state.company.claims.mine if index in self._parts]
+        if held is not None and mine:
+            here = held if isinstance(held, Inventory) else set(held)
+            mine = [index for index in mine if index in here]
+        return [index for index in mine if self._parts.received(index) < self._parts.length(index) // 2]
+
+    # Time.
+
+    def find_thin(self, now_s: float) -> None:
+        """Look at what each source brings, for whether it needs many connections."""
+        span_s = now_s - self._judged_s
+        if span_s < _JUDGE_S:
+            return
+        self._judged_s = now_s
+        for name, source in self._state.sources.items():
+            if source.outside:
+                brought = self._state.requests.brought(name)
+                # Until it has been looked at twice nothing is known, and few connections will do.
+                slow = brought - self._seen.get(name, brought - THICK_BYTES_PER_S) < THICK_BYTES_PER_S * min(
+                    span_s, 1.0
+                )
+                (self._thin.add if slow else self._thin.discard)(name)
+                self._seen[name] = brought
+
+    def jobs(self, now_s: float) -> list[Job]:
+        """This node's claims, and how much of each is here."""
+        return [
+            Job(index, self._received(index), int((now_s - mine.since_s) * 1000))
+            for index, mine in self._state.company.claims.mine.items()
+        ]
+
+    def _received(self, index: int) -> int:
+        """Bytes of a chunk that have come; of a batch, what has come of the whole."""
+        if index in self._parts:
+            return self._parts.received(index)
+        return max((ask.meter.received for ask in self._state.requests.askers(index)), default=0)

@@ -1,0 +1,12 @@
+import pytest
+
+from p2psync.swarm import TokenBucket
+
+
+def test_token_bucket_holds_its_rate():
+    """Over a long run the bucket lets exactly its rate through, after the first burst."""
+    bucket = TokenBucket(1000, 500, 0.0)
+    now_s = 0.0
+    for _ in range(100):
+        now_s += bucket.take(250, now_s)
+    assert now_s == pytest.approx((100 * 250 - 500) / 1000)

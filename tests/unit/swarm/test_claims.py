@@ -1,0 +1,133 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2psync.limits import CLAIM_LEASE_S
+from p2psync.swarm.claims import Claims, Held
+from p2psync.swarm.ranking import Keys, rank, salt_of
+from tests.unit.swarm.pieces import ROOT, chunks
+
+KEYS = Keys(chunks(32))
+LATE_S = CLAIM_LEASE_S + 0.1
+
+
+def claims(me="me"):
+    return Claims(me, KEYS, lambda node: salt_of(node, ROOT))
+
+
+def told(holder, now_s, *, age_s=0.0, received=0):
+    return Held(holder, now_s - age_s, now_s, received)
+
+
+def ranks_higher(one, other, index):
+    return rank(salt_of(one, ROOT), KEYS[index]) > rank(salt_of(other, ROOT), KEYS[index])
+
+
+def test_a_lease_runs_while_bytes_rise():
+    """A claim holds as long as its received bytes rise, and ends when they have not for a lease."""
+    known = claims()
+    known.hear(told("a", 0), 3)
+    assert known.taken(3, CLAIM_LEASE_S)
+    known.hear(told("a", 2, age_s=2, received=10), 3)
+    assert known.taken(3, 2 + CLAIM_LEASE_S)
+    known.hear(told("a", 4, age_s=4, received=10), 3)
+    assert not known.taken(3, 2 + LATE_S)
+    assert known.expire(2 + LATE_S) == [3]
+
+
+def test_an_expired_claim_stops_nobody_however_often_it_is_told():
+    """A stuck node that goes on beating neither blocks a chunk nor takes it back from who claims it then."""
+    known = claims()
+    known.hear(told("stuck", 0, received=5), 3)
+    assert known.expire(LATE_S) == [3]
+    assert not known.hear(told("stuck", LATE_S, age_s=LATE_S, received=5), 3)
+    assert not known.taken(3, LATE_S)
+    known.claim(3, LATE_S)
+    assert not known.hear(told("stuck", LATE_S + 1, age_s=LATE_S + 1, received=5), 3)
+    assert 3 in known.mine
+    other = claims("third")
+    other.hear(told("stuck", 0), 3)
+    other.expire(LATE_S)
+    other.hear(told("me", LATE_S), 3)
+    other.hear(told("stuck", LATE_S + 1, age_s=LATE_S + 1), 3)
+    assert other.others[3].holder == "me"
+
+
+def test_a_stuck_holder_that_recovers_is_believed_again():
+    """Bytes that rise make a lapsed claim worth something: it is the older one."""
+    known = claims()
+    known.hear(told("slow", 0, received=5), 3)
+    known.expire(LATE_S)
+    known.hear(told("slow", 5, age_s=5, received=6), 3)
+    assert known.taken(3, 5)
+    assert known.others[3].holder == "slow"
+
+
+def test_giving_up_and_claiming_again_is_a_new_claim():
+    """What a node released it may claim anew, also after its lease had lapsed."""
+    known = claims()
+    known.hear(told("a", 0), 3)
+    known.expire(LATE_S)
+    known.end([3], "a")
+    known.hear(told("a", 9), 3)
+    assert known.taken(3, 9)
+
+
+@pytest.mark.parametrize("index", range(8))
+@pytest.mark.parametrize("ages", [(0.0, 0.0), (0.4, 0.0), (0.0, 0.9), (3.0, 0.0), (0.0, 3.0)])
+def test_two_claims_are_settled_alike_by_both_and_by_a_third(index, ages):
+    """The clearly older claim stays, else the one that ranks higher; whoever hears it, in whatever order."""
+    now_s = 10.0
+    clear = abs(ages[0] - ages[1]) > 1
+    winner = "a" if (ages[0] > ages[1] if clear else ranks_higher("a", "b", index)) else "b"
+    of = {"a": told("a", now_s, age_s=ages[0]), "b": told("b", now_s, age_s=ages[1])}
+    for me, rival in (("a", "b"), ("b", "a")):
+        known = claims(me)
+        known.claim(index, of[me].since_s)
+        assert known.hear(of[rival], index) == (winner == rival)
+        assert (index in known.mine) == (winner == me)
+    for first, second in (("a", "b"), ("b", "a")):
+        known = claims("c")
+        known.hear(of[first], index)
+        known.hear(of[second], index)
+        assert known.others[index].holder == winner
+
+
+def test_a_second_request_settles_nothing():
+    """One that is marked as made because the first is late beats nobody, and is not beaten."""
+    known = claims()
+    known.claim(1, 0)
+    assert not known.hear(told("b", 9, age_s=9), 1, again=True)
+    assert 1 in known.mine
+    known.hear(told("b", 0), 2)
+    known.claim(2, 9, again=True)
+    assert not known.hear(told("b", 9, age_s=9), 2)
+    assert 2 in known.mine
+    known.hear(told("b", 0), 3)
+    known.hear(told("c", 1), 3, again=True)
+    assert known.others[3].holder == "b"
+
+
+def test_leaving_frees_exactly_what_was_held():
+    """Claims end with their holder and by its release; nobody else's do."""
+    known = claims()
+    for index, holder in enumerate("aab"):
+        known.hear(told(holder, 0), index)
+    assert known.end([0, 2], "a") == [0]
+    assert known.leave("a") == [1]
+    assert set(known.others) == {2}
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.integers(0, 8), st.booleans()), max_size=40))
+def test_no_order_of_news_gives_a_chunk_two_holders(events):
+    """Whatever is told, a chunk is this node's, or one other's, or both by a marked second request."""
+    known = claims()
+    for now_s, (holder, index, age_s, again) in enumerate(events):
+        if holder == "c":
+            if not known.taken(index, now_s):
+                known.claim(index, now_s)
+        else:
+            lost = known.hear(told(holder, now_s, age_s=age_s), index, again=again)
+            assert not (lost and index in known.mine)
+        known.expire(now_s)
+        assert all(held.holder in "ab" for held in known.others.values())
