@@ -224,6 +224,10 @@ HAVE_DELAY_S: Final = 0.1
 FIRST_CLAIM_WAIT_S: Final = 1.0
 # Readers and sources that a node keeps count of one by one; the rest are counted together.
 READERS_MAX: Final = 4096
+# A neighbour that pulls a version which is unknown here is told what stands here of it anyhow: its manifest is read for
+# that, of at most 256 GiB of chunks, one at a time.
+HOLDINGS_CHUNKS_MAX: Final = 262_144
+HOLDINGS_S: Final = 30.0
 # A node that has just begun to look for others waits this long before its first claim.
 DISCOVERY_WAIT_S: Final = 1.0
 # A pull that nobody told where to ask looks for peers at most this long.
@@ -283,7 +287,7 @@ STEPS_MAX: Final = 1000
 GUIDANCE_MAX: Final = 100.0
 SIDE_PX_MAX: Final = 8192
 FRAMES_MAX: Final = 4097
-# Up to here weights are packed for the kernels when they are loaded: a third faster, for a copy. Above, they are mapped.
+# Up to here weights are packed for the kernels when they are loaded: a third faster, for a copy. Others are mapped.
 PACKED_WEIGHTS_BYTES_MAX: Final = 256 * MIB
 # Of the memory that is available, the part that an engine may plan with.
 MEMORY_SHARE: Final = 0.8

@@ -33,13 +33,14 @@ class CommandError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """One machine's p2psync: the directory that ``--home`` names."""
+    """One machine's p2psync: the directory that ``--home`` names. ``inside`` is what runs a command on that machine."""
 
     path: Path
+    inside: tuple[str, ...] = ()
 
     def command(self, *arguments: str) -> list[str]:
         """The argument vector of one p2psync command on this home."""
-        return [PROGRAM, *arguments, "--home", str(self.path)]
+        return [*self.inside, PROGRAM, *arguments, "--home", str(self.path)]
 
     def text(self, *arguments: str) -> str:
         """Run one command to its end and return what it printed.
@@ -68,14 +69,15 @@ class Home:
         answer: Answer = json.loads(self.text(*arguments, "--json").splitlines()[-1])
         return answer
 
-    def serve(self, *arguments: str, program: Sequence[str] = ()) -> Serving:
+    def serve(self, *arguments: str, program: Sequence[str] = (), discover: bool = False) -> Serving:
         """Start ``serve`` on loopback and wait until it listens.
 
         Args:
             arguments: more flags for ``serve``.
+            discover: look for other nodes, and be found.
             program: what to run instead of the installed command, with the same arguments.
         """
-        command = self.command("serve", "--json", "--no-discovery", *arguments)
+        command = self.command("serve", "--json", *(() if discover else ("--no-discovery",)), *arguments)
         if program:
             command[:1] = program
         return Serving(command)
@@ -126,6 +128,19 @@ class Serving:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def answer_of(arguments: Sequence[str], process: subprocess.Popen[str]) -> Answer:
+    """What a command that was started with ``--json`` printed last; waits for its end.
+
+    Raises:
+        CommandError: it did not exit 0.
+    """
+    stdout, stderr = process.communicate()
+    if process.returncode:
+        raise CommandError(arguments, process.returncode, stderr or stdout)
+    answer: Answer = json.loads(stdout.splitlines()[-1])
+    return answer
 
 
 def environment_of_a_user() -> dict[str, str]:

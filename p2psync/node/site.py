@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, Self
 
 from p2psync.content import Digest
 from p2psync.limits import DISCOVERY_WAIT_S, INTERFACE_CHECK_S, READERS_MAX
+from p2psync.node.holdings import holdings
 from p2psync.node.identity import node_key
 from p2psync.node.neighbours import Neighbour, Neighbours
 from p2psync.store import Store
@@ -59,6 +60,7 @@ class Site:
         self._emit = emit
         self._spreads: dict[bytes, Spread] = {}
         self._ready_s = 0.0
+        self._one_at_a_time = asyncio.Lock()
         self._near: dict[str, bool] = {}
         self._near_until_s = 0.0
         self._interfaces: tuple[Interface, ...] = ()
@@ -214,16 +216,27 @@ class Site:
 
     async def _answer(self, node: str, asked: Hello) -> None:
         """Say what this node holds of a version that it does not pull, or that it holds nothing."""
-        try:
-            bits = await asyncio.to_thread(self._store.inventory, asked.root)
-        except Exception:  # what cannot be read is not here
-            log.exception("the inventory of %s cannot be read", asked.root)
-            bits = None
+        count = asked.have.count
+        held = await self._held(node, asked) if self.serves else None
         spread = self._spreads.get(topic_of(asked.root))
         if spread is not None:
-            if spread.count == asked.have.count:
+            if spread.count == count:
                 spread.told(node, asked)
             return
+        self.send((node,), Hello(asked.root, False, False, True, bytes(8), held or Inventory(count)))  # noqa: FBT003
+
+    async def _held(self, node: str, asked: Hello) -> Inventory | None:
         count = asked.have.count
-        held = bits if self.serves and bits is not None and len(bits) <= (count + 7) // 8 else b""
-        self.send((node,), Hello(asked.root, False, False, True, bytes(8), Inventory.from_bits(held, count)))  # noqa: FBT003
+        try:
+            bits = await asyncio.to_thread(self._store.inventory, asked.root)
+            if bits is not None:
+                return Inventory.from_bits(bits, count) if len(bits) <= (count + 7) // 8 else None
+            url = next((neighbour.url for neighbour in self.live() if neighbour.id == node), None)
+            if url is None or not asked.wants:
+                return None
+            # Chunks have no version: what another one brought is as good.
+            async with self._one_at_a_time:
+                return await holdings(self._store, asked.root, count, url)
+        except Exception:  # what cannot be read is not here
+            log.exception("what is here of %s cannot be read", asked.root)
+            return None

@@ -160,3 +160,17 @@ def test_limits_change_while_a_node_runs(market: Market) -> None:
         home.run("limits", "--wan-down", "none", "--lan-up", "10Mbit")
         shown = home.json("status")["limits"]
         assert (shown["wan_down"], shown["lan_up"], shown["peer_up"]) == (None, 1_250_000, 1e6)
+
+
+def test_other_version_of_a_neighbour_is_a_source(market: Market) -> None:
+    """A node that pulls the second version gets from a neighbour that has only the first what both have in common."""
+    with ExitStack() as stack:
+        homes = site_of(stack, market, "ab")
+        homes["a"].json("pull", "acme/model", "--from", market.seed.url)
+        newer = make_model(market.base / "newer", layers=5, changed={1: 7})
+        said = market.publisher.publish(newer, "acme/model")
+        got = homes["b"].json("pull", "acme/model", "--from", market.seed.url)
+    assert got["digest"] == said["digest"]
+    assert_same(newer, got["path"])
+    assert got["bytes"]["lan"] > 0.7 * got["bytes"]["total"]
+    assert got["bytes"]["wan"] < 0.3 * got["bytes"]["total"]

@@ -63,6 +63,16 @@ def test_a_stuck_holder_that_recovers_is_believed_again():
     assert known.others[3].holder == "slow"
 
 
+def test_a_node_that_is_stuck_yields_to_who_takes_over():
+    """Its own claim has expired like any other: whoever claims then is not told off, nor asked beside."""
+    known = claims()
+    known.claim(3, 0)
+    known.mine[3].got(100, 1)
+    assert not known.hear(told("b", 1 + CLAIM_LEASE_S), 3)
+    assert known.hear(told("b", 1 + LATE_S), 3)
+    assert 3 not in known.mine
+
+
 def test_giving_up_and_claiming_again_is_a_new_claim():
     """What a node released it may claim anew, also after its lease had lapsed."""
     known = claims()
