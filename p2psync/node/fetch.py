@@ -95,7 +95,7 @@ class Fetch:
         self._writers = ThreadPoolExecutor(1, thread_name_prefix="p2psync-write")
         self._over = asyncio.Event()
         self._named: dict[str, Source] = {}
-        self._tasks: dict[Ask, asyncio.Task[None]] = {}
+        self._tasks: dict[Ask, asyncio.Task[Fault | None]] = {}
         self._assembled: dict[int, bytearray] = {}
         self._errors: dict[str, P2PSyncError] = {}
         self._fatal: BaseException | None = None
@@ -141,7 +141,7 @@ class Fetch:
 
     async def _stop(self, background: Sequence[asyncio.Task[None]]) -> None:
         self._over.set()
-        tasks = [*self._tasks.values(), *background]
+        tasks: list[asyncio.Task[Any]] = [*self._tasks.values(), *background]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

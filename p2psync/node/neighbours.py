@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from p2psync import limits
 from p2psync.errors import ChannelRefusedError, DiscoveryError, UsageError
@@ -23,9 +23,7 @@ from p2psync.swarm.gossip import GOSSIP_TAG, Whereabouts, decode_gossip, encode_
 from p2psync.transport import (
     Channels,
     ChannelTimes,
-    Discovery,
     Hello,
-    Hint,
     Interface,
     Reason,
     SiteChannel,
@@ -38,6 +36,9 @@ from p2psync.transport import (
     parse_endpoint,
     read_interfaces,
 )
+
+if TYPE_CHECKING:
+    from p2psync.transport import Discovery, Hint
 
 # What arrives in one burst (twenty announcements, ten goodbyes) is thought about once.
 _SETTLE_S: Final = 0.02
@@ -125,11 +126,14 @@ class Neighbours:
         self._channels = Channels(
             self._me, admit=self._admit, serve=self._welcome, refused=self._refuse_caller, times=times
         )
-        self.discovery = (
-            Discovery(self.node, host=host, port=port, announce=announce, heard=self._heard, lost=self._lost)
-            if discover
-            else None
-        )
+        self.discovery: Discovery | None = None
+        if discover:
+            # Whoever is told whom to meet does without multicast, and without the time it takes to load.
+            from p2psync.transport import Discovery
+
+            self.discovery = Discovery(
+                self.node, host=host, port=port, announce=announce, heard=self._heard, lost=self._lost
+            )
         self._contacts: dict[str, _Contact] = {}
         # Who introduced itself to which dial, until that has ended.
         self._greeted: dict[asyncio.Task[Any] | None, str] = {}
