@@ -156,7 +156,41 @@ def verified(result: Json) -> list[str]:
     ]
     checked = result["checked"]
     scope = f"{plural(checked['versions'], 'version')}, {plural(checked['files'], 'file')}, {size(checked['bytes'])}"
-    return [*lines, f"{'proved' if result['ok'] else 'read'} {scope} in {duration(result['seconds'])}"]
+    lines.append(f"{'proved' if result['ok'] else 'read'} {scope} in {duration(result['seconds'])}")
+    return [*lines, *(_answered(result["run"]) if result.get("run") else ())]
+
+
+def _answered(run: Json) -> list[str]:
+    """What an engine answered."""
+    if not run["probe"]:
+        return [f"{run['variant']} loads on {run['backend']}; its publisher signed no probe"]
+    worst = max((s["distance"] / s["tolerance"] for s in run["stages"]), default=0.0)
+    who = f"{run['variant']} on {run['backend']}"
+    return [f"{who} answers its probe within {worst:.0%} of the tolerance, in {duration(run['seconds'])}"]
+
+
+def clip(result: Json) -> list[str]:
+    """What a clip took."""
+    return pairs(
+        [
+            ("variant", f"{result['variant']} on {result['backend']}"),
+            ("clip", f"{result['frames']} frames of {result['width']} x {result['height']}, {result['codec']}"),
+            ("seed", f"{result['seed']}, {result['steps']} steps, guidance {result['guidance']:g}"),
+            ("time", f"{duration(result['seconds'])}, {result['seconds_per_step']:.3f} s a step"),
+            ("memory", size(result["peak_memory_bytes"]) if result["peak_memory_bytes"] else ""),
+            ("sheet", result["sheet"]),
+            ("frames", result["frames_dir"] or ""),
+        ]
+    )
+
+
+def plan(result: Json) -> list[str]:
+    """What a clip would take, as the engine estimates it."""
+    rows = []
+    for key, value in result.items():
+        shown = size(value) if key.endswith("_bytes") and isinstance(value, int) else value
+        rows.append((key.replace("_", " "), str(shown)))
+    return pairs(rows)
 
 
 def status(result: Json) -> list[str]:

@@ -129,15 +129,23 @@ def verify(options: Options, out: Output) -> int:
     from p2psync.cli.running import operate
 
     repair = options["repair"]
+    if options["run"] and not options["ref"]:
+        raise UsageError("--run needs REF", hint="p2psync verify demo/wan-tiny:v1 --run")
     args = {
         "reference": _reference(options["ref"]) if options["ref"] else None,
         "repair": repair,
         "sources": _sources(options, out) if repair else [],
     }
     result = operate("verify", args, options, out)
+    result["run"] = None
     damage = result["damage"]
     paths = [f"{row['reference']} {row['path']}" for row in damage]
     if not damage:
+        if options["run"]:
+            # Bytes first: an engine that is not what was signed is not worth an answer.
+            from p2psync.cli.engines import answers_of
+
+            result["run"] = answers_of(options)
         out.result(result, text=describe.verified(result), ids=paths)
         return 0
     error = told(_damaged(damage, options))

@@ -79,6 +79,42 @@ def limit(text: str) -> int:
     return 0 if text.strip().lower() == "none" else rate_bytes_per_s(text)
 
 
+def frame_size(text: str) -> tuple[int, int]:
+    """Height and width of ``720x1280``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    height, _, width = text.strip().lower().partition("x")
+    return whole(height), whole(width)
+
+
+def whole(text: str) -> int:
+    """A number without sign and fraction.
+
+    Raises:
+        UsageError: it is none, or has more than ten digits.
+    """
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10):
+        raise UsageError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def number(text: str) -> float:
+    """A finite number.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not abs(value) < float("inf"):
+        raise UsageError(f"{text!r} is no number")
+    return value
+
+
 def source_url(text: str) -> str:
     """A ``--from``: an http, https or file URL as it is, a path as the file URL of what it names.
 

@@ -117,6 +117,11 @@ _PEER = Flag("--peer", "a node on this network: host:port; repeatable", "URL", m
 _KEY = Flag("--key", "the key that signs, as `p2psync key ls` shows it", "NAME", required=True)
 _DRY_RUN = Flag("--dry-run", "show what would happen, and do nothing", short="-n")
 
+_ENGINE = (
+    Flag("--variant", "one variant of the version (default: what suits this machine)", "V"),
+    Flag("--backend", "ort-cpu or ort-cuda (default: the fastest that really runs)", "B"),
+)
+
 _MODELS = (
     Verb(
         "publish",
@@ -245,9 +250,49 @@ _MODELS = (
         "prove is replaced: from this disk where it is, else from the sources. Files that were published in place are "
         "their publisher's and never written: such a version is repaired as a copy in the home, which needs its room.",
         ("p2psync verify", "p2psync verify acme/llama --repair --from https://models.acme.example"),
-        (3, 4, 5, 6, 7, 8),
+        (3, 4, 5, 6, 7, 8, 9),
         (Operand("REF", "only this version", optional=True),),
-        (Flag("--repair", "replace what does not prove"), _FROM, _PEER),
+        (
+            Flag("--repair", "replace what does not prove"),
+            _FROM,
+            _PEER,
+            Flag("--run", "also answer the golden probe that the publisher signed, on the engine that would run"),
+            *_ENGINE,
+        ),
+    ),
+)
+
+_RUNNING = (
+    Verb(
+        "run",
+        "engines:run",
+        "make a clip from a prompt",
+        "Run the engine of REF, a version that is here: the prompt becomes an mp4 and beside it a contact sheet, "
+        "FILE.sheet.png. Nothing is fetched. Needs the extra `engine` (or `gpu`), not torch.",
+        (
+            'p2psync run demo/wan-tiny:v1 --prompt "a red circle moves left" --out clip.mp4',
+            "p2psync run demo/wan-tiny:v1 --plan --size 720x1280 --frames 81",
+        ),
+        (3, 5, 6, 8, 9),
+        (_REF,),
+        (
+            Flag("--prompt", "what to show", "TEXT"),
+            Flag("--out", "the mp4 to write", "FILE", parse=values.absolute_path),
+            Flag("--seed", "0 to 4294967295 (default: drawn, and printed)", "N", parse=values.whole),
+            Flag("--steps", "denoising steps (default: what the publisher chose)", "N", parse=values.whole),
+            Flag("--guidance", "how strictly to follow the prompt; 1 is half the work", "G", parse=values.number),
+            Flag("--size", "height and width in pixels", "HxW", parse=values.frame_size),
+            Flag("--frames", "how many, 4k+1", "N", parse=values.whole),
+            Flag("--plan", "say what it would take in memory and time, and make nothing"),
+            Flag(
+                "--frames-dir",
+                "also write every frame there as PNG",
+                "DIR",
+                parse=values.absolute_path,
+                complete="directory",
+            ),
+            *_ENGINE,
+        ),
     ),
 )
 
@@ -414,6 +459,6 @@ _SHELL = (
     ),
 )
 
-GROUPS: Final = {"models": _MODELS, "sharing": _SHARING, "keys and trust": _TRUST, "shell": _SHELL}
+GROUPS: Final = {"models": _MODELS, "engines": _RUNNING, "sharing": _SHARING, "keys and trust": _TRUST, "shell": _SHELL}
 VERBS: Final = {verb.name: verb for group in GROUPS.values() for verb in group}
 FAMILIES: Final = tuple(dict.fromkeys(name.partition(" ")[0] for name in VERBS if " " in name))

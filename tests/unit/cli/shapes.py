@@ -44,7 +44,18 @@ FROZEN = {
     "prune": "removed[].kind:s removed[].reference:s? removed[].bytes:i freed_bytes:i dry_run:b",
     "verify": (
         "ok:b checked.versions:i checked.files:i checked.bytes:i damage[].reference:s damage[].path:s "
-        "damage[].reason:s damage[].bytes:i repaired[].reference:s repaired[].fetched_bytes:i seconds:n"
+        "damage[].reason:s damage[].bytes:i repaired[].reference:s repaired[].fetched_bytes:i seconds:n "
+        "run:o? run.variant:s run.backend:s run.probe:b run.seconds:n run.stages[].stage:s run.stages[].distance:n "
+        "run.stages[].tolerance:n run.steps_down:as"
+    ),
+    "run": (
+        "out:s sheet:s frames_dir:s? variant:s backend:s codec:s seed:i steps:i guidance:n height:i width:i frames:i "
+        "seconds:n load_seconds:n seconds_per_step:n decode_seconds:n peak_memory_bytes:i? steps_down:as"
+    ),
+    "run --plan": (
+        "variant:s name:s backend:s height_px:i width_px:i frames:i steps:i tokens:i? weights_bytes:i expert_bytes:i? "
+        "scores_bytes:i? decode_bytes:i? together_bytes:i? swapped_bytes:i? available_bytes:i? fits:s operations:i? "
+        "seconds:n? tiled:b unknown:as"
     ),
     "status": (
         "home:s pid:i? serving:s? node:s? models:i store.bytes:i store.partial_bytes:i store.free:i "

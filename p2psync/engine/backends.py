@@ -1,0 +1,150 @@
+"""The libraries that run an engine, by name: which are here, what each really runs, and how one is opened.
+
+A backend is taken for usable only after it ran small graphs: a provider that is listed may lack its driver, and what
+it cannot do it may hand to another device without a word. That is an error here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2psync.engine.description import Tensor
+from p2psync.errors import BackendUnavailableError
+
+Array = NDArray[Any]
+
+# From the one that is tried first. Those without a home are names that engines may use and this version does not run.
+NAMES: Final = ("tensorrt", "tensorrt-rtx", "ort-cuda", "torch", "ort-cpu")
+_HOMES: Final[Mapping[str, str]] = {"ort-cpu": "OrtCpu", "ort-cuda": "OrtCuda"}
+
+CUDA_HINT: Final = "pip install 'p2psync[gpu]', with a driver and the CUDA and cuDNN that onnxruntime-gpu names"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a backend showed that it can do. ``why_not`` says why it is not usable; ``memory_bytes`` is free memory.
+
+    ``precisions`` it runs at all, ``fast`` are those that it has kernels for; ``operators`` beyond the plain ones.
+    """
+
+    backend: str
+    usable: bool
+    why_not: str = ""
+    device: str = ""
+    precisions: frozenset[str] = frozenset()
+    fast: frozenset[str] = frozenset()
+    operators: frozenset[str] = frozenset()
+    memory_bytes: int | None = None
+
+
+class Held(Protocol):
+    """A tensor that stays where the backend made it."""
+
+    def numpy(self) -> Array:
+        """Its values, copied to this machine's memory."""
+        ...
+
+
+class Session(Protocol):
+    """One graph that is loaded."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What it takes, in graph order."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """What it gives, in graph order."""
+        ...
+
+    def run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        """All outputs in graph order."""
+        ...
+
+    def step(self, feeds: Mapping[str, Array | Held]) -> list[Held]:
+        """All outputs in graph order, kept on the device, so that the next call can take them from there."""
+        ...
+
+    def close(self) -> None:
+        """Give back memory and mappings. Nothing else works afterwards."""
+        ...
+
+
+class Backend(Protocol):
+    """One library on one kind of device."""
+
+    @property
+    def name(self) -> str:
+        """One of ``NAMES``."""
+        ...
+
+    def probe(self) -> Probe:
+        """Run small graphs and report."""
+        ...
+
+    def rate(self, precision: str) -> float | None:
+        """Operations per second of one large product in a precision of ``Probe``; None where it does not run."""
+        ...
+
+    def open(self, skeleton: Path, *, packed: bool, threads: int | None = None) -> Session:
+        """Load a graph and map its weights.
+
+        Args:
+            skeleton: The .onnx file; its external data lies in the same directory.
+            packed: Copy weights into the layout of the kernels: faster runs, for memory and a slower start.
+            threads: Of one run; None means one per processor.
+
+        Raises:
+            BackendUnavailableError: the library or device is not here, or would hand work to another device.
+            UnsupportedModelError: the graph holds what this backend does not run.
+            IncompleteModelError: a file is missing or does not fit.
+        """
+        ...
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name; its library is not loaded before it is used.
+
+    Raises:
+        BackendUnavailableError: there is none of that name, or not in this version.
+    """
+    if name not in NAMES:
+        raise BackendUnavailableError(f"there is no backend {name!r}", hint=f"one of: {', '.join(NAMES)}")
+    if name not in _HOMES:
+        usable = ", ".join(sorted(_HOMES))
+        raise BackendUnavailableError(f"this version of p2psync does not run {name}", hint=f"it runs: {usable}")
+    made: Backend = getattr(importlib.import_module("p2psync.engine.ort"), _HOMES[name])()
+    return made
+
+
+@cache
+def probe(name: str) -> Probe:
+    """What the backend of that name can do here, found out once per process."""
+    try:
+        return backend(name).probe()
+    except BackendUnavailableError as error:
+        return Probe(name, usable=False, why_not=error.message)
+
+
+def probes() -> tuple[Probe, ...]:
+    """One probe per name, in the order in which backends are tried."""
+    return tuple(probe(name) for name in NAMES)
+
+
+def cast(array: Array, dtype: str) -> Array:
+    """The array in the type that an input has. bfloat16, which numpy lacks, is refused where sessions open."""
+    return np.ascontiguousarray(array, dtype=np.dtype(dtype))
+
+
+def by_position(session: Session, values: Sequence[Array | Held]) -> dict[str, Array | Held]:
+    """Feeds for a session whose inputs are filled in graph order."""
+    return {tensor.name: value for tensor, value in zip(session.inputs, values, strict=True)}
