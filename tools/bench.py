@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Measure p2psync beside its peers, and write what came out to benchmarks/NAME.json.
 
-usage: tools/bench.py dataplane|site [--only GROUP]... [--rounds N] [--seeds N,N] [--way WAY]... [--work DIR] [--quick]
+usage: tools/bench.py dataplane|site|simulation [--only GROUP]... [--rounds N] [--seeds N,N] [--way WAY]...
+                      [--work DIR] [--quick]
 
 The README's table is made from the file by tools/readme.py. Needs nginx, curl, aria2 and rsync from the system; `site`
 runs in network namespaces and needs root and iproute2 besides.
@@ -64,16 +65,26 @@ def _site(arguments: argparse.Namespace) -> dict[str, Callable[[Bench], Group]]:
     return {name: asking(name, question) for name, question in site.questions().items()}
 
 
+def _simulation(arguments: argparse.Namespace) -> dict[str, Callable[[Bench], Group]]:
+    # The world stands with the tests that it was made for.
+    sys.path.append(str(environment.ROOT))
+    from benchmarks import simulate
+
+    return simulate.questions(tuple(arguments.seeds))
+
+
 def _file(arguments: argparse.Namespace) -> Path:
     return environment.ROOT / "benchmarks" / f"{arguments.name}.json"
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure p2psync beside its peers.")
-    parser.add_argument("name", choices=["dataplane", "site"])
+    parser.add_argument("name", choices=["dataplane", "site", "simulation"])
     parser.add_argument("--only", action="append", metavar="GROUP", help="run this group; the others stay as they are")
     parser.add_argument("--rounds", type=int, default=_ROUNDS, help="rounds of everything that is timed (5)")
-    parser.add_argument("--seeds", type=_numbers, help="site: the seeds of the losses (1,2,3; with --quick 1)")
+    parser.add_argument(
+        "--seeds", type=_numbers, help="not dataplane: the seeds of the losses (1,2,3; with --quick 1)"
+    )
     parser.add_argument("--way", action="append", help="site: measure this way; the others stay as they are")
     parser.add_argument("--work", type=Path, help="a folder on the disk to measure (the system's temporary one)")
     parser.add_argument("--quick", action="store_true", help="small and once, to see that it runs; writes nothing")
@@ -90,6 +101,8 @@ def _numbers(text: str) -> list[int]:
 
 def _cannot(name: str) -> str:
     """Why a benchmark cannot run on this machine, or nothing."""
+    if name == "simulation":
+        return ""
     missing = [name for name in _NEEDED if shutil.which(name, path="/usr/sbin:/usr/bin:/usr/local/bin") is None]
     if missing:
         return f"not installed: {', '.join(missing)}"
@@ -104,7 +117,7 @@ def main() -> int:
     """Returns the exit code: 0 if every bound was kept, 1 if one was missed, 2 if the benchmark cannot run."""
     arguments = _arguments()
     environment.enter("dev", "bench")
-    groups = _site(arguments) if arguments.name == "site" else _dataplane()
+    groups = {"dataplane": lambda _: _dataplane(), "site": _site, "simulation": _simulation}[arguments.name](arguments)
     chosen = arguments.only or list(groups)
     unknown = set(chosen) - groups.keys()
     if unknown:
@@ -136,7 +149,7 @@ def main() -> int:
 def _write(arguments: argparse.Namespace, work: Path, name: str, group: Group) -> None:
     from benchmarks import report
 
-    often = {"seeds": arguments.seeds} if arguments.name == "site" else {"rounds": arguments.rounds}
+    often = {"seeds": arguments.seeds} if arguments.name != "dataplane" else {"rounds": arguments.rounds}
     head = {
         "benchmark": arguments.name,
         "command": f"python3 tools/bench.py {arguments.name}",

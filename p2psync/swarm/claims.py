@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from p2psync.limits import CLAIM_LEASE_S
 from p2psync.swarm.ranking import Keys, rank
 
 # A claim that is older by more than this stays; below, clocks and queues decide, so the rank does.
-_AGE_MARGIN_S = 1.0
+_AGE_MARGIN_S: Final = 1.0
+# So often a node may claim one chunk and let its lease end before its word on it counts for nothing.
+_LAPSES_MAX: Final = 3
 
 
 @dataclass(slots=True)
@@ -23,11 +26,27 @@ class Held:
 
 
 @dataclass(slots=True)
+class _Lapse:
+    """A claim of which the lease ended: what it was then, and how often that has happened."""
+
+    since_s: float
+    received: int
+    times: int
+
+
+@dataclass(slots=True)
 class Mine:
     """A claim of this node. ``again`` marks the second request for a chunk that somebody else is late with."""
 
     since_s: float
-    again: bool = False
+    again: bool
+    rose_s: float
+    received: int = 0
+
+    def got(self, received: int, now_s: float) -> None:
+        """So many bytes of it are here."""
+        if received > self.received:
+            self.received, self.rose_s = received, now_s
 
 
 class Claims:
@@ -44,11 +63,11 @@ class Claims:
         self._salt = salt
         self.mine: dict[int, Mine] = {}
         self.others: dict[int, Held] = {}
-        self._lapsed: dict[int, dict[str, int]] = {}  # chunk: holder: its bytes when its lease ended
+        self._lapsed: dict[int, dict[str, _Lapse]] = {}  # by chunk and holder
 
     def claim(self, index: int, now_s: float, *, again: bool = False) -> None:
         """This node fetches a chunk from now on."""
-        self.mine[index] = Mine(now_s, again)
+        self.mine[index] = Mine(now_s, again, now_s)
         if not again:
             self.others.pop(index, None)
 
@@ -67,12 +86,16 @@ class Claims:
             if told.received > held.received:
                 held.received, held.rose_s = told.received, told.rose_s
             return False
-        if told.received <= self._lapsed.get(index, {}).get(told.holder, -1):
+        if self._is_stale(told, index):
             return False
         mine = self.mine.get(index)
         if mine is not None:
             # A second request was made because the first is late: neither of the two settles the other.
-            if again or mine.again or self._wins(self._me, mine.since_s, told, index):
+            if again or mine.again:
+                return False
+            # An expired claim stops nobody, one's own included: everybody else has forgotten it by now.
+            live = told.rose_s - mine.rose_s <= CLAIM_LEASE_S
+            if live and self._wins(self._me, mine.since_s, told, index):
                 return False
             del self.mine[index]
         live = held is not None and told.rose_s - held.rose_s <= CLAIM_LEASE_S
@@ -102,8 +125,17 @@ class Claims:
         ended = [index for index in self.others if not self.taken(index, now_s)]
         for index in ended:
             held = self.others.pop(index)
-            self._lapsed.setdefault(index, {})[held.holder] = held.received
+            lapsed = self._lapsed.setdefault(index, {})
+            times = lapsed[held.holder].times + 1 if held.holder in lapsed else 1
+            lapsed[held.holder] = _Lapse(held.since_s, held.received, times)
         return ended
+
+    def _is_stale(self, told: Held, index: int) -> bool:
+        """Whether a claim is one that has lapsed, told again, or one too many of a node that never brings the chunk."""
+        lapse = self._lapsed.get(index, {}).get(told.holder)
+        if lapse is None or told.received > lapse.received:
+            return False
+        return lapse.times >= _LAPSES_MAX or told.since_s - lapse.since_s <= _AGE_MARGIN_S
 
     def _forgive(self, index: int, holder: str) -> None:
         lapsed = self._lapsed.get(index)

@@ -14,7 +14,6 @@ from p2psync.swarm.inventory import Inventory
 from p2psync.swarm.messages import Beat, Claim, Have, Hello, Job, Leave, Lost, Message, Release
 from p2psync.swarm.ranking import Keys, rank, salt_of
 
-
 # A node of whose claims this many had to be brought by others, with nothing from it between, is no fetcher.
 _RESCUED_MAX: Final = 2
 
@@ -36,12 +35,14 @@ class Peer:
     outside_rate: float = 0.0
     lan_rate: float = 0.0
     rescued: int = 0
-    have: Inventory | None = None
 
 
 @dataclass(slots=True)
 class News:
-    """What a message changed. ``beaten`` are own claims that lost; ``freed`` nobody is bringing any more."""
+    """What a message says: what its sender holds (``have`` all of it, ``fresh`` also, ``gone`` no more), and more.
+
+    ``beaten`` are own claims that lost, ``freed`` what nobody is bringing any more.
+    """
 
     have: Inventory | None = None
     fresh: list[int] = field(default_factory=list)
@@ -190,11 +191,13 @@ class Company:
                 peer.outside_rate, peer.lan_rate = float(message.outside_rate), float(message.lan_rate)
                 self._jobs(node, message.jobs, now_s, news)
             case Have():
-                self._have(node, peer, message.indexes, news)
+                peer.rescued = 0
+                news.fresh = list(message.indexes)
+                self._released(node, message.indexes)
             case Release():
                 news.freed = self._released(node, message.indexes)
             case Lost():
-                news.gone = peer.have.discard(message.indexes) if peer.have is not None else []
+                news.gone = list(message.indexes)
             case Leave():
                 peer.wants = False
                 news.freed = self.claims.leave(node) + self._forget(node)
@@ -205,7 +208,7 @@ class Company:
         news.freed = self.claims.leave(node) + self._forget(node)
         peer.answered = True
         peer.wants, peer.outside, peer.selection = message.wants, message.outside, message.selection
-        peer.have = news.have = message.have
+        news.have = message.have
         self._jobs(node, message.jobs, now_s, news)
 
     def _jobs(self, node: str, jobs: Sequence[Job], now_s: float, news: News) -> None:
@@ -225,12 +228,6 @@ class Company:
                 held.received, held.rose_s = told.received, now_s
         elif not self.is_awaited(job.index, now_s):
             self.coming[job.index] = told
-
-    def _have(self, node: str, peer: Peer, indexes: Sequence[int], news: News) -> None:
-        if peer.have is not None:
-            news.fresh = peer.have.add(indexes)
-            peer.rescued = 0
-            self._released(node, indexes)
 
     def _released(self, node: str, indexes: Iterable[int]) -> list[int]:
         return self.claims.end(indexes, node) + self._forget(node, set(indexes))

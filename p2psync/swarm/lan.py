@@ -38,10 +38,8 @@ class Lan:
 
     def renew(self, name: str, source: Source, holds: Inventory) -> None:
         """A source tells anew what it holds: look only at what differs."""
-        before = source.holds
+        before = source.holds if source.holds is not None else Inventory(holds.count)
         source.holds = holds
-        if before is None:
-            return
         self._near.withdraw(before.minus(holds))
         self._near.offer(name, list(holds.minus(before)))
 

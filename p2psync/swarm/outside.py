@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from p2psync.limits import CHUNK_BYTES, LAN_LANES, MIB, PART_BYTES_MAX
+from p2psync.limits import CHUNK_BYTES, LAN_LANES, MIB, PART_BYTES_MAX, PART_BYTES_MIN
 from p2psync.manifest import Chunk
 from p2psync.swarm.far import Far
 from p2psync.swarm.inventory import Inventory
@@ -17,6 +17,8 @@ from p2psync.swarm.state import LATE_FACTOR, State
 
 # A claim of another node is doubled only after this: a lease, which ends dead claims, is shorter.
 RESCUE_FLOOR_S: Final = 4.0
+# A node that is no fetcher and gets nothing from anywhere for this long looks for itself.
+STARVED_S: Final = 10.0
 # Sixteen connections are for links where one gets a share that is too small. A source that brings this much over
 # four is not on such a link, and more connections only cost CPU.
 THICK_BYTES_PER_S: Final = 32 * MIB
@@ -39,12 +41,13 @@ class Outside:
         self._thin: set[str] = set()
         self._seen: dict[str, int] = {}
         self._judged_s = float("-inf")
+        self._news_s = float("inf")  # when bytes last came, from wherever
+        self._brought = -1
         self.free = self._far.free
         self.free_all = self._far.free_all
         self.requeue = self._far.requeue
         self.reorder = self._far.reorder
         self.rank_anew = self._far.rank_anew
-        self.received = self._parts.received
 
     def brings(self, index: int) -> bool:
         """Whether the chunk is coming in parts."""
@@ -59,10 +62,10 @@ class Outside:
     def next_ask(self, name: str, source: Source, now_s: float) -> Ask | None:
         """What a source outside is asked for now."""
         state = self._state
-        if state.requests.outside >= self._quota() or not state.company.settled(now_s):
+        if state.requests.outside >= self._quota(now_s) or not state.company.settled(now_s):
             return None
         part = self._parts.next(name, part_bytes(self._left_bytes(), state.connections), now_s)
-        if part is None and (state.company.fetchers.get(state.company.me) or self._must_probe()):
+        if part is None and (state.company.fetchers.get(state.company.me) or self._helps_itself(now_s)):
             ask = self._new_chunks(name, source, now_s)
             if ask is not None:
                 return ask
@@ -104,21 +107,25 @@ class Outside:
             return _TAIL_CHUNKS * CHUNK_BYTES
         return sum(chunk.length for chunk in missing.values() if not self._on_lan(chunk.index))
 
-    def _quota(self) -> int:
+    def _quota(self, now_s: float) -> int:
         """Requests that this node may have out to outside sources: its share, or what its last claims still need."""
         state, company = self._state, self._state.company
         allowed = company.fetchers.get(company.me, 0)
+        if not allowed and self._helps_itself(now_s):
+            return 1
         if not allowed and company.claims.mine:
             allowed = max(1, state.connections // max(1, len(company.fetchers)))
-        if not allowed and self._must_probe():
-            allowed = 1
         thick = not any(source.outside and name in self._thin for name, source in state.sources.items())
         return min(allowed, LAN_LANES) if thick else allowed
 
-    def _must_probe(self) -> bool:
-        """Whether nobody is known to reach a source: then each tries, or a seed that comes back is never noticed."""
+    def _helps_itself(self, now_s: float) -> bool:
+        """Whether this node asks outside though it is no fetcher.
+
+        Where nobody is known to reach a source each tries, or a seed that comes back is never noticed. And who waits in
+        vain for what others promise must not wait for ever: they may be liars.
+        """
         company = self._state.company
-        return not company.outside and not company.helps_outside()
+        return now_s - self._news_s > STARVED_S or not (company.outside or company.helps_outside())
 
     def _is_free(self, index: int, now_s: float) -> bool:
         state = self._state
@@ -144,16 +151,19 @@ class Outside:
     def _rescue(self, name: str, source: Source, now_s: float) -> Ask | None:
         """Ask for a chunk that another node has claimed and is far too slow with. One node does, by rank."""
         state = self._state
-        own_s = CHUNK_BYTES / (source.rate * max(1, self._quota())) if source.rate else RESCUE_FLOOR_S
+        own_s = CHUNK_BYTES / (source.rate * max(1, self._quota(now_s))) if source.rate else RESCUE_FLOOR_S
         patience_s = max(RESCUE_FLOOR_S, LATE_FACTOR * own_s)
+        starved = self._helps_itself(now_s)
         for index, held in state.company.claims.others.items():
             age_s = now_s - held.since_s
             if age_s <= RESCUE_FLOOR_S or index not in state.missing or state.requests.askers(index):
                 continue
-            # What its holder says it has is believed up to a point: a claim on which nothing more can come is late.
-            left = max(state.table[index].length - held.received, PART_BYTES_MAX)
-            late = left * age_s / max(held.received, 1) > patience_s
-            if late and source.has(index) and not self._on_lan(index) and state.company.second(index, held.holder):
+            # What its holder says it has is believed up to a point: one that says it has all of it is late, too.
+            length = state.table[index].length
+            got = min(max(held.received, 1), length)
+            late = max(length - got, PART_BYTES_MIN) * age_s / got > patience_s
+            turn = starved or state.company.second(index, held.holder)
+            if late and turn and source.has(index) and not self._on_lan(index):
                 return self._again(name, index, now_s)
         return None
 
@@ -215,12 +225,15 @@ class Outside:
 
     # Time.
 
-    def find_thin(self, now_s: float) -> None:
-        """Look at what each source brings, for whether it needs many connections."""
+    def look(self, now_s: float) -> None:
+        """Look at what the sources bring: whether anything comes, and whether one outside needs many connections."""
         span_s = now_s - self._judged_s
         if span_s < _JUDGE_S:
             return
         self._judged_s = now_s
+        brought = sum(self._state.requests.brought(name) for name in self._state.sources)
+        if brought != self._brought:
+            self._brought, self._news_s = brought, now_s
         for name, source in self._state.sources.items():
             if source.outside:
                 brought = self._state.requests.brought(name)
@@ -233,12 +246,12 @@ class Outside:
 
     def jobs(self, now_s: float) -> list[Job]:
         """This node's claims, and how much of each is here."""
-        return [
-            Job(index, self._received(index), int((now_s - mine.since_s) * 1000))
-            for index, mine in self._state.company.claims.mine.items()
-        ]
+        mine = self._state.company.claims.mine
+        for index, claim in mine.items():
+            claim.got(self.received(index), now_s)
+        return [Job(index, claim.received, int((now_s - claim.since_s) * 1000)) for index, claim in mine.items()]
 
-    def _received(self, index: int) -> int:
+    def received(self, index: int) -> int:
         """Bytes of a chunk that have come; of a batch, what has come of the whole."""
         if index in self._parts:
             return self._parts.received(index)

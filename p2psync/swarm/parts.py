@@ -8,7 +8,6 @@ from typing import Final
 from p2psync.limits import PART_BYTES_MAX, PART_BYTES_MIN
 from p2psync.manifest import Chunk
 
-
 # Chunks of which the beginning is kept while their source is away; each is a buffer in memory.
 _PARKED_MAX: Final = 16
 

@@ -28,7 +28,7 @@ from p2psync.manifest import Chunk
 from p2psync.swarm.company import Company, News
 from p2psync.swarm.inventory import Inventory
 from p2psync.swarm.lan import Lan
-from p2psync.swarm.messages import Hello, Job, Leave, Message, topic_of
+from p2psync.swarm.messages import Hello, Leave, Message, topic_of
 from p2psync.swarm.outside import Outside
 from p2psync.swarm.ranking import Keys, rank, salt_of
 from p2psync.swarm.requests import Ask
@@ -123,9 +123,9 @@ class Session:
         """Whether the chunk is coming in parts, or its beginning is kept: what has landed of it must be."""
         return self._outside.brings(index)
 
-    def claimed(self, now_s: float) -> list[Job]:
-        """What this node is bringing from outside, and how much of it is here."""
-        return self._outside.jobs(now_s)
+    def received(self, index: int) -> int:
+        """Bytes of a chunk that have come from outside."""
+        return self._outside.received(index)
 
     def expects(self, ask: Ask) -> bool:
         """Whether what ``ask`` brings is still wanted. A range of a chunk that was given up must not be kept."""
@@ -163,8 +163,12 @@ class Session:
                 record.remember(self._departed.pop(name))
             if not outside:
                 self._lan.join(name, record, self._order())
-        elif outside or holds is None or record.holds is None:
+        elif outside:
             record.holds = holds
+        elif holds is None or record.holds is None:
+            self._lan.leave(name, record)
+            record.holds = holds
+            self._lan.join(name, record, self._order())
         else:
             self._lan.renew(name, record, holds)
         if outside:
@@ -231,7 +235,7 @@ class Session:
         for index in news.beaten:
             self._outside.drop(index)
             self._requeue([index])
-        if serves:
+        if serves or node in self.sources:
             self._holdings(node, news, now_s)
         elif news.fresh or news.have is not None:
             # Claims on these are over, and yet they cannot be had there.
@@ -243,16 +247,16 @@ class Session:
 
     def _holdings(self, node: str, news: News, now_s: float) -> None:
         if news.have is not None:
-            self.join(node, outside=False, holds=news.have, now_s=now_s)
+            self.join(node, outside=False, holds=news.have.copy(), now_s=now_s)
             self._drop_held(self._outside.young(news.have))
         record = self.sources.get(node)
         if record is None or record.holds is None:
             return
         if news.fresh:
-            self._lan.offer(node, news.fresh)
+            self._lan.offer(node, record.holds.add(news.fresh))
             self._drop_held(self._outside.young(news.fresh))
         if news.gone:
-            self._lan.withdraw(news.gone)
+            self._lan.withdraw(record.holds.discard(news.gone))
             self._outside.free(news.gone)
 
     def _drop_held(self, indexes: Iterable[int]) -> None:
@@ -296,6 +300,10 @@ class Session:
         if ask.part is None or record is None:
             return False
         record.measure(ask.part.length, ask.asked_s, now_s)
+        if record.failures:
+            # Not proved yet, but the way there is open again: the others may count on it.
+            record.failures = 0
+            self._voice.hurry()
         return self._outside.landed(ask, ask.part)
 
     def arrived(self, ask: Ask, chunk: Chunk, now_s: float) -> None:
@@ -377,7 +385,7 @@ class Session:
         slow = [name for name, s in self.sources.items() if s.judge(self._requests.brought(name), now_s)]
         if any(not self.sources[name].outside for name in slow):
             self._outside.free_all()
-        self._outside.find_thin(now_s)
+        self._outside.look(now_s)
         far, near = self.company.expire(now_s)
         self._freed(far + near)
         self._choose(now_s)

@@ -73,6 +73,18 @@ def test_a_node_that_is_stuck_yields_to_who_takes_over():
     assert 3 not in known.mine
 
 
+def test_who_claims_anew_and_never_brings_is_not_believed_for_ever():
+    """A new claim after a lapsed one counts, a few times."""
+    known = claims()
+    believed = []
+    for turn in range(6):
+        now_s = turn * (LATE_S + 2)
+        known.hear(told("a", now_s), 3)
+        believed.append(known.taken(3, now_s))
+        known.expire(now_s + LATE_S)
+    assert believed == [True] * 3 + [False] * 3
+
+
 def test_giving_up_and_claiming_again_is_a_new_claim():
     """What a node released it may claim anew, also after its lease had lapsed."""
     known = claims()

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2psync.limits import FIRST_CLAIM_WAIT_S, KIB, MIB, PART_BYTES_MAX
-from p2psync.swarm import Fault, Inventory
-from p2psync.swarm.sources import NONSENSE_MAX, REST_FIRST_S, SLOW_WINDOW_S
+from p2psync.swarm import Fault, Hello, Inventory, topic_of
+from p2psync.swarm.messages import Beat, Have, Lost
 from p2psync.swarm.requests import LATE_FLOOR_S
-from tests.unit.swarm.pieces import bring, chunks, indexes, session
+from p2psync.swarm.sources import NONSENSE_MAX, REST_FIRST_S, SLOW_WINDOW_S
+from tests.unit.swarm.pieces import ROOT, bring, chunks, indexes, session
 
 # Chunks of this size go over the outside link in one request each.
 PART = PART_BYTES_MAX
@@ -321,6 +322,74 @@ def test_a_source_that_rejoins_owes_nothing(kind):
     assert pull.rest_s(name, 3) == 0
     bring(pull, fresh, 3)
     assert pull.done
+
+
+def greeting(*held, count=8, wants=True):
+    return Hello(ROOT, wants, False, True, bytes(8), Inventory(count, held))
+
+
+def test_copies_are_counted_whatever_a_source_says_in_whatever_order():
+    """An inventory that comes twice, from two sides, or late, leaves the numbers of copies true."""
+    pull = session(chunks(8), me="me")
+    topic = topic_of(ROOT)
+    pull.meet("a", 0)
+    pull.join("a", outside=False, holds=None, now_s=0)
+    pull.hear("a", greeting(0, 1), 0)
+    pull.hear("a", Have(topic, (1, 2)), 0, serves=False)
+    pull.join("a", outside=False, holds=Inventory(8, (2, 3)), now_s=0)
+    pull.hear("a", Have(topic, (0, 3)), 0)
+    pull.hear("a", Lost(topic, (3, 7)), 0)
+    ask = pull.next_ask("a", 0)
+    assert indexes(ask) in ([0], [2])
+    pull.ended(ask, Fault.WITHDRAWN, 0)
+    (left,) = {0, 2} - set(indexes(ask))
+    assert indexes(pull.next_ask("a", 0)) == [left]
+    pull.part("a", 1)
+    pull.meet("a", 2)
+    pull.hear("a", greeting(5), 2)
+    assert indexes(pull.next_ask("a", 2)) == [5]
+
+
+def test_a_withdrawn_chunk_that_is_announced_again_is_asked_for_again():
+    """A node that proved a chunk anew is believed; only bytes that did not prove are held against it."""
+    pull = session(chunks(8), me="me")
+    pull.meet("a", 0)
+    pull.hear("a", greeting(4), 0)
+    pull.ended(pull.next_ask("a", 0), Fault.WITHDRAWN, 0)
+    assert pull.next_ask("a", 0) is None
+    pull.hear("a", Have(topic_of(ROOT), (4,)), 1)
+    assert indexes(pull.next_ask("a", 1)) == [4]
+
+
+def test_a_node_that_lost_the_seed_goes_on_trying():
+    """Where nobody reaches a source, each tries by itself: a seed that comes back is noticed."""
+    pull = thin(sourced(8, "seed", length=MIB, me="me"))
+    pull.meet("a", 0)
+    pull.hear("a", Hello(ROOT, True, False, True, bytes(8), Inventory(8)), 0)
+    now_s = 1.0
+    for _ in range(6):
+        for ask in drain(pull, "seed", now_s):
+            pull.ended(ask, Fault.BROKEN, now_s)
+        now_s += 5
+        pull.tick(now_s)
+    assert not pull.company.outside
+    (probe,) = drain(pull, "seed", now_s)
+    bring(pull, probe, now_s + 1)
+    pull.tick(now_s + 2)
+    assert len(drain(pull, "seed", now_s + 2)) > 1
+
+
+def test_nodes_that_start_together_hear_of_each_other_first():
+    """A node that has just found the seed says so, and waits until the others may have said the same."""
+    pull = session(chunks(8), me="me")
+    pull.meet("a", 0)
+    pull.hear("a", greeting(), 0)
+    pull.join("seed", outside=True, holds=None, now_s=1)
+    assert pull.tell_at_s is not None
+    assert pull.next_ask("seed", 1) is None
+    pull.tick(1)
+    assert any(isinstance(message, Beat) and message.outside for _, message in pull.take_outbox())
+    assert pull.next_ask("seed", 1.1) is not None
 
 
 @settings(deadline=None)
