@@ -92,6 +92,7 @@ class Pull:
         self._emit = emit
         self._start = start
         self._trust = TrustStore(store.home / "trust")
+        self._control_bytes = site.control_bytes() if site is not None else 0
         self._began_s = time.monotonic()
 
     async def run(self) -> dict[str, Any]:
@@ -265,6 +266,7 @@ class Pull:
     def _result(self, head: Head, path: Path, total: int, sources: SourceSet, fetch: Fetch | None) -> dict[str, Any]:
         lan, wan = (fetch.lan, fetch.wan) if fetch else (0, 0)
         by_source = fetch.by_source if fetch else {}
+        control = {"lan": self._site.control_bytes() - self._control_bytes} if self._site is not None else {}
         return {
             "reference": reference_of(head),
             "digest": str(head.root),
@@ -273,7 +275,7 @@ class Pull:
             "seconds": round(time.monotonic() - self._began_s, 3),
             "unchanged": fetch is None,
             "bytes": {"total": total, "reused": total - lan - wan, "patched": 0, "lan": lan, "wan": wan},
-            "wire": sources.wire(),
+            "wire": {link: count + control.get(link, 0) for link, count in sources.wire().items()},
             "sources": [{"url": s.url, "kind": s.kind.value, "bytes": by_source.get(s.url, 0)} for s in sources.all],
         }
 

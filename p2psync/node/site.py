@@ -60,6 +60,7 @@ class Site:
         self._emit = emit
         self._spreads: dict[bytes, Spread] = {}
         self._ready_s = 0.0
+        self._departed_bytes = 0
         self._one_at_a_time = asyncio.Lock()
         self._near: dict[str, bool] = {}
         self._near_until_s = 0.0
@@ -117,6 +118,10 @@ class Site:
     def live(self) -> list[Neighbour]:
         """The neighbours that there are now."""
         return self.neighbours.live() if self.neighbours is not None else []
+
+    def control_bytes(self) -> int:
+        """Bytes that crossed the channels to neighbours so far, both ways."""
+        return self._departed_bytes + sum(n.sent_bytes + n.received_bytes for n in self.live())
 
     def spreads(self) -> list[Spread]:
         """The versions that this node is pulling."""
@@ -188,6 +193,7 @@ class Site:
             spread.met(neighbour)
 
     def _left(self, neighbour: Neighbour) -> None:
+        self._departed_bytes += neighbour.sent_bytes + neighbour.received_bytes
         for spread in list(self._spreads.values()):
             spread.parted(neighbour.id)
 

@@ -17,7 +17,7 @@ class Relay:
     """Passes bytes between clients and one seed.
 
     ``sent`` and ``received`` count bytes to and from clients, ``requests`` are (method, path) in order, and
-    ``asked`` counts the requests for each chunk by its hex digest.
+    ``asked`` counts the requests for each chunk, or for its beginning, by its hex digest.
     """
 
     def __init__(self, url: str) -> None:
@@ -156,7 +156,8 @@ class Relay:
             body = bytes(text[end + 4 : stop])
             del text[:stop]
             self.requests.append((method, path))
-            if path.startswith("/v1/chunks/"):
+            # A chunk that comes in ranges is asked for by the first of them.
+            if path.startswith("/v1/chunks/") and headers.get("range", "bytes=0-").startswith("bytes=0-"):
                 self.asked[path.rpartition("/")[2]] += 1
             elif path == "/v1/chunks":
                 self.asked.update(body[at : at + 32].hex() for at in range(0, len(body), 32))
