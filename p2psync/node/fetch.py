@@ -189,7 +189,7 @@ class Fetch:
         return {
             "digest": str(self.root),
             "chunks": self.count,
-            "holds": len(peer.have) if peer.have is not None else 0,
+            "holds": len(record.holds) if record is not None and record.holds is not None else 0,
             "wants": peer.wants,
             "fetches": node in self._session.company.fetchers,
             "claims": sum(held.holder == node for held in self._session.company.claims.others.values()),

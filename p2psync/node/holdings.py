@@ -19,7 +19,7 @@ async def holdings(store: Store, root: Digest, count: int, url: str) -> Inventor
     The manifest is read from the node at ``url``, which wants to know. Nothing of it is kept or believed: its digests
     are looked up, and bytes are proved by whoever gets them. None where the manifest cannot be had, or is not worth it.
     """
-    if not 0 < count <= HOLDINGS_CHUNKS_MAX or not await asyncio.to_thread(store.versions):
+    if not 0 < count <= HOLDINGS_CHUNKS_MAX:
         return None
     reader = TreeReader(root)
     try:

@@ -238,7 +238,8 @@ class Site:
             if bits is not None:
                 return Inventory.from_bits(bits, count) if len(bits) <= (count + 7) // 8 else None
             url = next((neighbour.url for neighbour in self.live() if neighbour.id == node), None)
-            if url is None or not asked.wants:
+            empty = not self._spreads and not await asyncio.to_thread(self._store.versions)
+            if url is None or empty or not asked.wants:
                 return None
             # Chunks have no version: what another one brought is as good.
             async with self._one_at_a_time:

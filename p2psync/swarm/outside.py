@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from p2psync.limits import CHUNK_BYTES, LAN_LANES, MIB, PART_BYTES_MAX, PART_BYTES_MIN
+from p2psync.limits import CHUNK_BYTES, CLAIM_LEASE_S, LAN_LANES, MIB, PART_BYTES_MAX, PART_BYTES_MIN
 from p2psync.manifest import Chunk
 from p2psync.swarm.far import Far
 from p2psync.swarm.inventory import Inventory
@@ -42,7 +42,8 @@ class Outside:
         self._seen: dict[str, int] = {}
         self._judged_s = float("-inf")
         self._news_s = float("inf")  # when bytes last came, from wherever
-        self._brought = -1
+        self._brought = self._brought_near = -1
+        self._near_s = float("inf")  # when bytes last came from a peer
         self.free = self._far.free
         self.free_all = self._far.free_all
         self.requeue = self._far.requeue
@@ -112,7 +113,8 @@ class Outside:
         state, company = self._state, self._state.company
         allowed = company.fetchers.get(company.me, 0)
         if not allowed and self._helps_itself(now_s):
-            return 1
+            # Nobody waits for what a reader brings, so it need not hold back.
+            allowed = 1 if company.serves else state.connections
         if not allowed and company.claims.mine:
             allowed = max(1, state.connections // max(1, len(company.fetchers)))
         thick = not any(source.outside and name in self._thin for name, source in state.sources.items())
@@ -122,9 +124,12 @@ class Outside:
         """Whether this node asks outside though it is no fetcher.
 
         Where nobody is known to reach a source each tries, or a seed that comes back is never noticed. And who waits in
-        vain for what others promise must not wait for ever: they may be liars.
+        vain for what others promise must not wait for ever: they may be liars. A reader, for which nobody waits, is not
+        patient at all once its peers bring nothing.
         """
         company = self._state.company
+        if not company.serves and now_s - self._near_s > CLAIM_LEASE_S:
+            return True
         return now_s - self._news_s > STARVED_S or not (company.outside or company.helps_outside())
 
     def _is_free(self, index: int, now_s: float) -> bool:
@@ -234,6 +239,9 @@ class Outside:
         brought = sum(self._state.requests.brought(name) for name in self._state.sources)
         if brought != self._brought:
             self._brought, self._news_s = brought, now_s
+        near = sum(self._state.requests.brought(name) for name, s in self._state.sources.items() if not s.outside)
+        if near != self._brought_near:
+            self._brought_near, self._near_s = near, now_s
         for name, source in self._state.sources.items():
             if source.outside:
                 brought = self._state.requests.brought(name)

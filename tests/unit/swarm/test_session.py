@@ -433,3 +433,18 @@ def test_converges_whenever_one_honest_source_holds_everything(seed, count, liar
     assert pull.done
     assert not pull.is_banned("honest")
     assert not pull.missing
+
+
+def test_a_reader_asks_outside_once_its_peers_bring_nothing():
+    """A node that serves nobody leaves the outside to a peer, and looks for itself when nothing comes from there."""
+    pull = sourced(8, "seed", me="reader", serves=False)
+    pull.meet("peer", 0)
+    pull.hear("peer", Hello(ROOT, True, True, True, bytes(8), Inventory(8)), 0)
+    topic = topic_of(ROOT)
+    for tenth in range(1, 30):
+        pull.tick(tenth / 10)
+        assert pull.next_ask("seed", tenth / 10) is None
+        if tenth % 5 == 0:
+            pull.hear("peer", Beat(topic, True, 0, 0, ()), tenth / 10)
+    pull.tick(4.0)
+    assert drain(pull, "seed", 4.0)
