@@ -184,6 +184,23 @@ def clip(result: Json) -> list[str]:
     )
 
 
+def compressed(rows: Sequence[Json]) -> list[str]:
+    """The table of ``compress``."""
+    head = ("VARIANT", ">SSIM", ">FLOOR", ">RIGHT", ">FLOOR", "WORST LAYER")
+    body = [
+        (
+            row["variant"],
+            f"{row['ssim']:.4f}",
+            f"{row['ssim_floor']:g}",
+            "" if row["accuracy"] is None else f"{row['accuracy']:.1%}",
+            f"{row['accuracy_floor']:.0%}" if row["accuracy_floor"] else "",
+            printable(row["layers"][0]["layer"]) if row["layers"] else "",
+        )
+        for row in rows
+    ]
+    return table(head, body) if body else []
+
+
 def plan(result: Json) -> list[str]:
     """What a clip would take, as the engine estimates it."""
     rows = []

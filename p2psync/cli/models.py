@@ -23,6 +23,9 @@ def publish(options: Options, out: Output) -> int:
     reference = _reference(options["ref"])
     if "@" in reference:
         raise UsageError(f"{reference} names a version that is there already", hint="leave out @b3:DIGEST")
+    from p2psync.cli.shrinking import gate
+
+    gate(Path(options["dir"]).expanduser())
     args = {
         "dir": str(Path(options["dir"]).expanduser().absolute()),
         "reference": reference,

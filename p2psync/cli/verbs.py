@@ -296,6 +296,38 @@ _RUNNING = (
     ),
 )
 
+_SHRINKING = (
+    Verb(
+        "compress",
+        "shrinking:compress",
+        "make smaller variants of a checkpoint",
+        "Make from SRC, a diffusers Wan checkpoint, the engine directories that a recipe names: fp16, INT8, pruned. "
+        "Each is measured on the engine that nodes run, and one under its floor is refused. DST appears complete, or "
+        "not at all; `p2psync publish DST` publishes it. Needs the extra `compress` (torch).",
+        (
+            "p2psync compress checkpoint/ engines/ --recipe recipe.toml",
+            "p2psync compress v2/ engines-v2/ --recipe recipe.toml --lineage engines/",
+        ),
+        (3, 5, 6, 9),
+        (
+            Operand("SRC", "the checkpoint", complete="directory"),
+            Operand("DST", "a directory that is not there yet", complete="directory"),
+        ),
+        (
+            Flag("--recipe", "what to make", "FILE", required=True, parse=values.absolute_path),
+            Flag(
+                "--lineage",
+                "what was made of the version before: its scales and kept indices stay, so that few codes change",
+                "DIR",
+                parse=values.absolute_path,
+                complete="directory",
+            ),
+            Flag("--device", "cpu or cuda", "DEVICE"),
+            Flag("--judge", "a function (prompt, clip) that says whether a clip shows its prompt", "MODULE:FUNCTION"),
+        ),
+    ),
+)
+
 _LIMITS = (
     Flag("--wan-down", "bytes per second from outside: 500k, 2M, 10Mbit", "RATE", parse=values.rate_bytes_per_s),
     Flag("--wan-up", "bytes per second to readers outside the site's networks", "RATE", parse=values.rate_bytes_per_s),
@@ -459,6 +491,12 @@ _SHELL = (
     ),
 )
 
-GROUPS: Final = {"models": _MODELS, "engines": _RUNNING, "sharing": _SHARING, "keys and trust": _TRUST, "shell": _SHELL}
+GROUPS: Final = {
+    "models": _MODELS,
+    "engines": _RUNNING + _SHRINKING,
+    "sharing": _SHARING,
+    "keys and trust": _TRUST,
+    "shell": _SHELL,
+}
 VERBS: Final = {verb.name: verb for group in GROUPS.values() for verb in group}
 FAMILIES: Final = tuple(dict.fromkeys(name.partition(" ")[0] for name in VERBS if " " in name))

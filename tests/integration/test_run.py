@@ -102,3 +102,17 @@ def test_version_that_is_not_here(home: Home) -> None:
     """``run`` fetches nothing: what is not installed is not found, and the hint is the pull."""
     done = home.run("run", "acme/other:v1", *PROMPT, "--out", "x.mp4", code=3)
     assert "acme/other" in done.stderr
+
+
+def test_variant_under_its_floor_is_not_published(tmp_path: Path) -> None:
+    """``publish`` refuses a variant under its floor and says measure, value, floor and worst layer: exit 9."""
+    publisher = Publisher.at(tmp_path / "publisher")
+    engine = make_engine(tmp_path / "model" / "int8")
+    report = {"format": 1, "variant": "int8", "reference": "fp16", "clips": 8, "ssim": 0.71, "ssim_least": 0.5}
+    report |= {"ssim_floor": 0.85, "accuracy": None, "accuracy_floor": 0.0, "layers": [["low/blocks.0", 0.4]]}
+    (engine / "quality.json").write_text(json.dumps(report))
+    done = publisher.home.run("publish", tmp_path / "model", REF, "--key", "maker", code=9)
+    for fact in ("SSIM", "0.71", "0.85", "low/blocks.0"):
+        assert fact in done.stderr
+    (engine / "quality.json").write_text(json.dumps({**report, "ssim": 0.93}))
+    publisher.publish(tmp_path / "model", REF)

@@ -52,6 +52,11 @@ FROZEN = {
         "out:s sheet:s frames_dir:s? variant:s backend:s codec:s seed:i steps:i guidance:n height:i width:i frames:i "
         "seconds:n load_seconds:n seconds_per_step:n decode_seconds:n peak_memory_bytes:i? steps_down:as"
     ),
+    "compress": (
+        "path:s variants[].variant:s variants[].reference:s variants[].clips:i variants[].ssim:n "
+        "variants[].ssim_least:n variants[].ssim_floor:n variants[].accuracy:n? variants[].accuracy_floor:n "
+        "variants[].layers[].layer:s variants[].layers[].error:n"
+    ),
     "run --plan": (
         "variant:s name:s backend:s height_px:i width_px:i frames:i steps:i tokens:i? weights_bytes:i expert_bytes:i? "
         "scores_bytes:i? decode_bytes:i? together_bytes:i? swapped_bytes:i? available_bytes:i? fits:s operations:i? "
