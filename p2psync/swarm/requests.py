@@ -26,6 +26,15 @@ class Ask:
     left: dict[int, Chunk] = field(default_factory=dict)
     news_s: float = 0.0
 
+    def rest_s(self, now_s: float) -> float:
+        """Seconds until its next chunk is here, if it goes on as it did since the last one."""
+        chunk = next(iter(self.left.values()), None)
+        if chunk is None:
+            return 0.0
+        landed = sum(c.length for c in self.chunks if c.index not in self.left)
+        came = min(self.meter.received - landed, chunk.length)
+        return (chunk.length - came) * (now_s - self.news_s) / came if came > 0 else float("inf")
+
 
 # Nothing is late before this.
 LATE_FLOOR_S: Final = 1.0
@@ -122,15 +131,20 @@ class Requests:
     def late(self, source: str, patience_s: float, now_s: float, may: Callable[[int], bool]) -> int | None:
         """The chunk that another source is latest with and that is asked for only once, if ``may`` allows it.
 
-        Late is a request that has brought nothing for ``patience_s``, at least ``LATE_FLOOR_S``; parts have twins of
-        their own.
+        Late is a request that has brought no chunk for ``patience_s``, at least ``LATE_FLOOR_S``, and at the rate of
+        its bytes will not for as long again: one that is nearly here through a busy port is not worth asking twice.
+        Parts have twins of their own.
         """
         if not self.may_be_late(now_s):
             return None
         whole = [ask for asks in self._of.values() for ask in asks if ask.part is None]
         # What is asked for later is late later: until then nobody need look again.
         self._none_late_until_s = min((ask.news_s for ask in whole), default=now_s) + LATE_FLOOR_S
-        late = [ask for ask in whole if ask.source != source and now_s - ask.news_s > patience_s]
+        late = [
+            ask
+            for ask in whole
+            if ask.source != source and now_s - ask.news_s > patience_s and ask.rest_s(now_s) > patience_s
+        ]
         for ask in sorted(late, key=lambda ask: ask.news_s):
             for index in ask.left:
                 if len(self._askers.get(index, ())) == 1 and may(index):

@@ -71,3 +71,19 @@ def test_the_lan_goes_on_when_the_outside_is_dropped():
     facts.requests.drop_outside(0)
     assert facts.requests.take_stops() == [far]
     assert list(facts.requests.askers(0)) == [near]
+
+
+def test_what_is_nearly_here_is_not_late():
+    """A request whose bytes come, if slowly, is late only when what is left of its chunk takes long as well."""
+    facts = state("a", "b")
+    ask = facts.ask("a", facts.table[:2], None, 0)
+    assert ask.rest_s(10) == float("inf")
+    ask.meter.received = facts.table[0].length // 4
+    assert ask.rest_s(2) == 6
+    assert facts.requests.late("b", 1, 2, lambda _index: True) == 0
+    ask.meter.received = 3 * facts.table[0].length // 4
+    assert ask.rest_s(3) == 1
+    assert facts.requests.late("b", 1, 3, lambda _index: True) is None
+    del ask.left[0]
+    ask.news_s = 2
+    assert ask.rest_s(3) == float("inf")
