@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from p2psync.content import Digest
 from p2psync.errors import P2PSyncError, UsageError
 from p2psync.limits import READERS_MAX
 from p2psync.node.identity import node_id
@@ -19,7 +20,7 @@ from p2psync.node.operations import Owner, perform
 from p2psync.node.rates import NAMES, Limits, Rates
 from p2psync.node.site import Site
 from p2psync.store import Store
-from p2psync.transport import LocalServer, Server, parse_endpoint
+from p2psync.transport import LocalServer, Located, Server, parse_endpoint
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -51,6 +52,25 @@ class ServeOptions:
 
 def _ignore(_event: dict[str, Any]) -> None:
     return
+
+
+@dataclass(frozen=True, slots=True)
+class _Shelf:
+    """What a node offers: its store, and the heads of what it is just pulling."""
+
+    owner: Owner
+
+    def head(self, name: str, selector: str) -> bytes | None:
+        return self.owner.head(name, selector)
+
+    def node(self, digest: Digest) -> bytes | None:
+        return self.owner.store.node(digest)
+
+    def locate(self, digest: Digest) -> Located | None:
+        return self.owner.store.locate(digest)
+
+    def inventory(self, root: Digest) -> bytes | None:
+        return self.owner.store.inventory(root)
 
 
 class Node:
@@ -100,7 +120,7 @@ class Node:
 
     async def _listen(self, owner: Owner) -> None:
         options, rates = self._options, owner.rates
-        self._server = Server(owner.store, node_id=self.id, site=options.site, pace=rates.pace, on_sent=self._count)
+        self._server = Server(_Shelf(owner), node_id=self.id, site=options.site, pace=rates.pace, on_sent=self._count)
         rates.flows = self._server.flows
         self.url = await self._server.start(options.host, options.port)
         owner.site = Site(owner.store, self._emit, serves=True)

@@ -47,6 +47,18 @@ class Owner:
     _pulls: dict[int, Pull] = field(default_factory=dict)
     _received: Counter[tuple[str, str]] = field(default_factory=Counter)
 
+    def head(self, name: str, selector: str) -> bytes | None:
+        """The head that a neighbour asks for: of a running pull, which is the newest, else of what is here.
+
+        Who pulls has held it against its own trust, and so does whoever gets it.
+        """
+        for pull in list(self._pulls.values()):  # Asked for in a thread.
+            if pull.coming is not None:
+                head, envelope = pull.coming
+                if head.name == name and selector in (head.tag, str(head.root)):
+                    return envelope
+        return self.store.head(name, selector)
+
     def near(self, address: str) -> bool:
         """Whether an address stands in the site's own networks."""
         return self.site is not None and self.site.near(address)

@@ -16,6 +16,7 @@ from p2psync.errors import (
     ModelNotFoundError,
     NotFoundError,
     P2PSyncError,
+    SourceTimeoutError,
     UsageError,
     VariantNotFoundError,
     WrongHeadError,
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 Emit = Callable[[dict[str, Any]], None]
 
 WATCH_S = 10.0
+# With neighbours, a silent source is asked for a head again after the first, for as long as the second.
+HEAD_RETRY_S = 1.0
+HEAD_PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class Pull:
         self._site = None if request.offline else site
         self._rates = rates or Rates()
         self._sources: SourceSet | None = None
+        self.coming: tuple[Head, bytes] | None = None
         self._store = store
         self._request = request
         self._emit = emit
@@ -108,6 +113,7 @@ class Pull:
             await self._meet(sources)
             resolved = await self._resolve(sources, etags)
             head = resolved.head
+            self.coming = head, resolved.envelope
             self._emit(
                 {
                     "event": "resolved",
@@ -173,7 +179,7 @@ class Pull:
                 )
             # What is installed stays usable after its head expired, so its time is not looked at again.
             return Resolved(accept(known, reference, self._trust, 0), known, unchanged=True)
-        resolved = await resolve(reference, sources.all, self._trust, known, etags, now_unix_s)
+        resolved = await self._ask_for_head(sources, known, etags, now_unix_s)
         for url, error in resolved.failures.items():
             if sources.was_named(url) or not isinstance(error, NotFoundError):
                 self._emit({"event": "source", "url": url, "state": "dropped", "reason": str(error)})
@@ -182,6 +188,24 @@ class Pull:
         if reference.digest is None:
             await asyncio.to_thread(self._trust.raise_floor, resolved.head)
         return resolved
+
+    async def _ask_for_head(
+        self, sources: SourceSet, known: bytes | None, etags: EtagMemory, now_unix_s: int
+    ) -> Resolved:
+        """Resolve the reference. A source that is silent is asked again while neighbours may have heard from it.
+
+        On a thin line that is full, a few bytes may be lost again and again; whoever has the head gives it to the rest.
+        """
+        until_s = time.monotonic() + HEAD_PATIENCE_S
+        while True:
+            try:
+                return await resolve(self._request.reference, sources.all, self._trust, known, etags, now_unix_s)
+            except SourceTimeoutError as error:
+                if self._site is None or not self._site.live() or time.monotonic() > until_s:
+                    raise
+                self._emit({"event": "waiting", "reason": str(error), "retry_s": HEAD_RETRY_S})
+                await asyncio.sleep(HEAD_RETRY_S)
+                await self._meet(sources)
 
     async def _read_manifest(self, sources: SourceSet, root: Digest) -> tuple[Tree, Manifest]:
         """Read the tree: nodes that an earlier version brought from here, the others from the sources."""

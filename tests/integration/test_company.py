@@ -15,6 +15,7 @@ import pytest
 
 from tests.integration.lab import Home, Publisher, Serving, until
 from tests.integration.models import make_model
+from tests.integration.relay import Relay
 
 SLOW = "6M"
 
@@ -174,3 +175,20 @@ def test_other_version_of_a_neighbour_is_a_source(market: Market) -> None:
     assert_same(newer, got["path"])
     assert got["bytes"]["lan"] > 0.7 * got["bytes"]["total"]
     assert got["bytes"]["wan"] < 0.3 * got["bytes"]["total"]
+
+
+def test_neighbour_gives_the_head_of_what_it_is_pulling(market: Market) -> None:
+    """While one node's pull is held up, another that knows no source joins it by its neighbour's word alone."""
+    with ExitStack() as stack:
+        homes = site_of(stack, market, "ab")
+        relay = stack.enter_context(Relay(market.seed.url))
+        relay.hold_after(4_000_000)
+        first = stack.enter_context(homes["a"].start("pull", "acme/model", "--from", relay.url, "--json"))
+        until(lambda: relay.holding, "a part of the bytes is through")
+        second = stack.enter_context(homes["b"].start("pull", "acme/model", "--json"))
+        until(lambda: any(row["done"] for row in homes["b"].json("status")["transfers"]), "the other has a part, too")
+        relay.release()
+        assert first.wait().json["bytes"]["wan"] == market.size
+        got = second.wait().json
+    assert (got["digest"], got["bytes"]["lan"]) == (market.digest, market.size)
+    assert_same(market.folder, got["path"])
