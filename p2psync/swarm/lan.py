@@ -16,6 +16,12 @@ from p2psync.swarm.state import LATE_FACTOR, State
 
 # A holder that gives a chunk within this is not worth waiting beside.
 _QUICK_S: Final = 0.25
+# This node has out on the LAN what its own port brings in about this long: behind a slow port many requests at once
+# would all take minutes, and nothing would be proved meanwhile.
+_OUT_S: Final = 2.0
+_OUT_UNKNOWN: Final = 4
+_OUT_MIN: Final = 2
+_LOOK_S: Final = 0.5
 
 
 class Lan:
@@ -25,6 +31,9 @@ class Lan:
         self._state = state
         self._near = Near(len(state.table), state.missing)
         self._claims: dict[int, float] = {}
+        self._rate = 0.0
+        self._brought = 0
+        self._looked_s = float("-inf")
 
     # Who holds what.
 
@@ -74,12 +83,31 @@ class Lan:
             return None
         if source.requests and source.requests >= self._depth(source):
             return None
+        if self._state.requests.near >= self._allowed():
+            return None
         batch = self._near.take(name, source, lambda index: self._verdict(index, source, now_s))
         if not batch:
             return self._double(name, source, now_s)
         if self._reluctant(source):
             self._claim([chunk for chunk in batch if self._near.copies(chunk.index) == 1], now_s)
         return self._state.ask(name, batch, None, now_s)
+
+    def _allowed(self) -> int:
+        """Requests that this node may have out on the LAN in all, from what came in lately."""
+        if not self._rate:
+            return _OUT_UNKNOWN
+        return max(_OUT_MIN, min(LAN_REQUESTS_MAX, int(self._rate * _OUT_S / CHUNK_BYTES)))
+
+    def look(self, now_s: float) -> None:
+        """Measure what the peers bring together, while they are asked for anything."""
+        span_s = now_s - self._looked_s
+        if span_s < _LOOK_S:
+            return
+        brought = sum(self._state.requests.brought(n) for n, s in self._state.sources.items() if not s.outside)
+        if self._state.requests.near and span_s < 4 * _LOOK_S and brought > self._brought:
+            rate = (brought - self._brought) / span_s
+            self._rate = max(rate, (self._rate + rate) / 2)
+        self._looked_s, self._brought = now_s, brought
 
     def _depth(self, source: Source) -> int:
         """Requests that one source may have out: one until it has shown that it is quick, then a share of all.

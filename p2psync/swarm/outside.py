@@ -71,8 +71,8 @@ class Outside:
             if ask is not None:
                 return ask
         if part is None:
-            own_s = PART_BYTES_MAX / source.rate if source.rate else LATE_FLOOR_S
-            part = self._parts.late(name, max(2 * LATE_FLOOR_S, LATE_FACTOR * own_s), now_s)
+            own_s = PART_BYTES_MAX / source.rate if source.rate else LATE_FLOOR_S / 2
+            part = self._parts.late(name, max(LATE_FLOOR_S, LATE_FACTOR * own_s), now_s)
         if part is not None:
             return state.ask(name, [state.table[part.index]], part, now_s)
         return self._double(name, source, now_s) or self._rescue(name, source, now_s)

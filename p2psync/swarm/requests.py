@@ -37,7 +37,7 @@ class Ask:
 
 
 # Nothing is late before this.
-LATE_FLOOR_S: Final = 1.0
+LATE_FLOOR_S: Final = 2.0
 
 
 class Requests:
@@ -50,11 +50,13 @@ class Requests:
         self._stops: dict[Ask, None] = {}
         self._none_late_until_s = float("-inf")
         self.outside = 0
+        self.near = 0
 
     def open(self, ask: Ask) -> None:
         """A request is made."""
         self._of.setdefault(ask.source, {})[ask] = None
         self.outside += ask.outside
+        self.near += not ask.outside
         for index in ask.left:
             self._askers.setdefault(index, []).append(ask)
 
@@ -65,6 +67,7 @@ class Requests:
             return False
         del running[ask]
         self.outside -= ask.outside
+        self.near -= not ask.outside
         self._stops.pop(ask, None)
         self._brought[ask.source] = self._brought.get(ask.source, 0) + ask.meter.received
         for index in ask.left:

@@ -386,6 +386,7 @@ class Session:
         if any(not self.sources[name].outside for name in slow):
             self._outside.free_all()
         self._outside.look(now_s)
+        self._lan.look(now_s)
         far, near = self.company.expire(now_s)
         self._freed(far + near)
         self._choose(now_s)
