@@ -82,9 +82,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("name", choices=["dataplane", "site", "simulation"])
     parser.add_argument("--only", action="append", metavar="GROUP", help="run this group; the others stay as they are")
     parser.add_argument("--rounds", type=int, default=_ROUNDS, help="rounds of everything that is timed (5)")
-    parser.add_argument(
-        "--seeds", type=_numbers, help="not dataplane: the seeds of the losses (1,2,3; with --quick 1)"
-    )
+    parser.add_argument("--seeds", type=_numbers, help="not dataplane: the seeds of the losses (1,2,3; with --quick 1)")
     parser.add_argument("--way", action="append", help="site: measure this way; the others stay as they are")
     parser.add_argument("--work", type=Path, help="a folder on the disk to measure (the system's temporary one)")
     parser.add_argument("--quick", action="store_true", help="small and once, to see that it runs; writes nothing")
