@@ -82,9 +82,7 @@ def _judge(text: str) -> Callable[..., bool]:
 
 def _engine(directory: str) -> Callable[[str, int], Any]:
     """Make clips as a node would, so that what is measured is what is delivered."""
-    import numpy as np
-
     from p2psync.engine import open_pipeline
 
     pipeline = open_pipeline(directory)
-    return lambda prompt, seed: np.asarray(pipeline.generate(prompt, seed=seed), np.float32) / 255
+    return lambda prompt, seed: pipeline.generate(prompt, seed=seed).astype("float32") / 255

@@ -83,7 +83,7 @@ class Lan:
             return None
         if source.requests and source.requests >= self._depth(source):
             return None
-        if self._state.requests.near >= self._allowed():
+        if self._is_full():
             return None
         batch = self._near.take(name, source, lambda index: self._verdict(index, source, now_s))
         if not batch:
@@ -91,6 +91,11 @@ class Lan:
         if self._reluctant(source):
             self._claim([chunk for chunk in batch if self._near.copies(chunk.index) == 1], now_s)
         return self._state.ask(name, batch, None, now_s)
+
+    def _is_full(self) -> bool:
+        """Whether enough is under way. What slow sources owe is not: they must not keep the others from being asked."""
+        allowed, out = self._allowed(), self._state.requests.near
+        return out >= allowed and out - sum(s.requests for s in self._state.sources.values() if s.slow) >= allowed
 
     def _allowed(self) -> int:
         """Requests that this node may have out on the LAN in all, from what came in lately."""

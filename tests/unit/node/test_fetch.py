@@ -25,7 +25,7 @@ from p2psync.node import fetch as module
 from p2psync.node.fetch import Fetch, Version
 from p2psync.node.sources import SourceSet
 from p2psync.store import Incoming, Store
-from p2psync.swarm import lan, outside, sources
+from p2psync.swarm import lan, outside, requests, sources
 from p2psync.transport import SourceKind
 from tests.stores import begin, contents
 from tests.unit.node.conftest import Shop
@@ -39,8 +39,9 @@ def haste(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ticks, rests and the patience of the endgame are a fraction of what they are."""
     monkeypatch.setattr(module, "TICK_S", 0.02)
     monkeypatch.setattr(sources, "REST_FIRST_S", 0.01)
-    for room in (lan, outside):
+    for room in (lan, outside, requests):
         monkeypatch.setattr(room, "LATE_FLOOR_S", 0.05)
+    for room in (lan, outside):
         monkeypatch.setattr(room, "LATE_FACTOR", 0.0)
 
 
