@@ -17,6 +17,7 @@ from p2psync.errors import (
     NotFoundError,
     P2PSyncError,
     SourceTimeoutError,
+    SourceUnreachableError,
     UsageError,
     VariantNotFoundError,
     WrongHeadError,
@@ -40,6 +41,8 @@ WATCH_S = 10.0
 # With neighbours, a silent source is asked for a head again after the first, for as long as the second.
 HEAD_RETRY_S = 1.0
 HEAD_PATIENCE_S = 30.0
+# One that cannot be reached at all is likely to be a mistake, or down.
+HEAD_AWAY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,12 +199,13 @@ class Pull:
 
         On a thin line that is full, a few bytes may be lost again and again; whoever has the head gives it to the rest.
         """
-        until_s = time.monotonic() + HEAD_PATIENCE_S
+        began_s = time.monotonic()
         while True:
             try:
                 return await resolve(self._request.reference, sources.all, self._trust, known, etags, now_unix_s)
-            except SourceTimeoutError as error:
-                if self._site is None or not self._site.live() or time.monotonic() > until_s:
+            except (SourceTimeoutError, SourceUnreachableError) as error:
+                patience_s = HEAD_PATIENCE_S if isinstance(error, SourceTimeoutError) else HEAD_AWAY_S
+                if self._site is None or not self._site.live() or time.monotonic() - began_s > patience_s:
                     raise
                 self._emit({"event": "waiting", "reason": str(error), "retry_s": HEAD_RETRY_S})
                 await asyncio.sleep(HEAD_RETRY_S)

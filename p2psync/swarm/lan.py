@@ -16,12 +16,12 @@ from p2psync.swarm.state import LATE_FACTOR, State
 
 # A holder that gives a chunk within this is not worth waiting beside.
 _QUICK_S: Final = 0.25
-# This node has out on the LAN what its own port brings in about this long: behind a slow port many requests at once
-# would all take minutes, and nothing would be proved meanwhile.
-_OUT_S: Final = 2.0
-_OUT_UNKNOWN: Final = 4
+# Behind a slow port of this node's own, many requests at once would all take minutes, and nothing be proved meanwhile.
+# So it begins with few, and has one more out for each chunk that came quickly, a quarter fewer for each that took long.
+_OUT_FIRST: Final = 4
 _OUT_MIN: Final = 2
-_LOOK_S: Final = 0.5
+_QUICKLY_S: Final = 2.0
+_LONG_S: Final = 4.0
 
 
 class Lan:
@@ -31,9 +31,7 @@ class Lan:
         self._state = state
         self._near = Near(len(state.table), state.missing)
         self._claims: dict[int, float] = {}
-        self._rate = 0.0
-        self._brought = 0
-        self._looked_s = float("-inf")
+        self._allowed = _OUT_FIRST
 
     # Who holds what.
 
@@ -94,25 +92,15 @@ class Lan:
 
     def _is_full(self) -> bool:
         """Whether enough is under way. What slow sources owe is not: they must not keep the others from being asked."""
-        allowed, out = self._allowed(), self._state.requests.near
+        allowed, out = self._allowed, self._state.requests.near
         return out >= allowed and out - sum(s.requests for s in self._state.sources.values() if s.slow) >= allowed
 
-    def _allowed(self) -> int:
-        """Requests that this node may have out on the LAN in all, from what came in lately."""
-        if not self._rate:
-            return _OUT_UNKNOWN
-        return max(_OUT_MIN, min(LAN_REQUESTS_MAX, int(self._rate * _OUT_S / CHUNK_BYTES)))
-
-    def look(self, now_s: float) -> None:
-        """Measure what the peers bring together, while they are asked for anything."""
-        span_s = now_s - self._looked_s
-        if span_s < _LOOK_S:
-            return
-        brought = sum(self._state.requests.brought(n) for n, s in self._state.sources.items() if not s.outside)
-        if self._state.requests.near and span_s < 4 * _LOOK_S and brought > self._brought:
-            rate = (brought - self._brought) / span_s
-            self._rate = max(rate, (self._rate + rate) / 2)
-        self._looked_s, self._brought = now_s, brought
+    def took(self, seconds: float) -> None:
+        """A chunk came ``seconds`` after it was asked for, or after the one before it in its request."""
+        if seconds <= _QUICKLY_S:
+            self._allowed = min(LAN_REQUESTS_MAX, self._allowed + 1)
+        elif seconds > _LONG_S:
+            self._allowed = max(_OUT_MIN, self._allowed * 3 // 4)
 
     def _depth(self, source: Source) -> int:
         """Requests that one source may have out: one until it has shown that it is quick, then a share of all.

@@ -311,6 +311,8 @@ class Session:
         record = self.sources.get(ask.source)
         if record is not None:
             record.delivered()
+        if not ask.outside:
+            self._lan.took(now_s - ask.news_s)
         ask.news_s = now_s
         index = chunk.index
         self._requests.arrived(ask, index)
@@ -386,7 +388,6 @@ class Session:
         if any(not self.sources[name].outside for name in slow):
             self._outside.free_all()
         self._outside.look(now_s)
-        self._lan.look(now_s)
         far, near = self.company.expire(now_s)
         self._freed(far + near)
         self._choose(now_s)
