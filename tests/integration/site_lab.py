@@ -37,6 +37,8 @@ _BURST_BYTES_MIN: Final = 16 << 10
 # A bridge of a lab without a partition, and the one that the other half of a partitioned LAN hangs on.
 _BRIDGES: Final = ("br0", "br1")
 _APART: Final = "apart0"
+# The kernel counts the neighbours of all namespaces in one table and refuses what is over this: hosts then seem away.
+_NEIGHBOURS: Final = tuple(Path(f"/proc/sys/net/{ip}/neigh/default/gc_thresh3") for ip in ("ipv4", "ipv6"))
 _GATEWAY_MAC: Final = "02:70:32:70:73:01"
 
 
@@ -108,6 +110,7 @@ class SiteLab:
         self._prefix = f"p2ps{os.getpid()}" + (f"-{label}" if label else "")
         self._processes: list[subprocess.Popen[Any]] = []
         self._wire: subprocess.Popen[str] | None = None
+        self._before: dict[Path, str] = {}
 
     # what a lab is asked ------------------------------------------------------------------------
 
@@ -188,6 +191,7 @@ class SiteLab:
     def __enter__(self) -> Self:
         _remove(lambda prefix, pid: prefix == self._prefix or not _alive(pid))
         try:
+            self._allow_neighbours()
             self._make_machines()
             self._make_lans()
             self._make_wan()
@@ -218,6 +222,19 @@ class SiteLab:
             self._wire.terminate()
             self._wire.wait()
         _remove(lambda prefix, _pid: prefix == self._prefix)
+        while self._before:
+            path, text = self._before.popitem()
+            path.write_text(text)
+
+    def _allow_neighbours(self) -> None:
+        """Let everybody of a large lab know everybody; ``close`` undoes it."""
+        needed = 4 * (len(self.names) + 2) ** 2
+        for path in _NEIGHBOURS:
+            with suppress(OSError):
+                text = path.read_text()
+                if int(text) < needed:
+                    path.write_text(str(needed))
+                    self._before[path] = text
 
     def _make_machines(self) -> None:
         for name in ("sw", "seed", *self.names):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -39,6 +40,8 @@ http {{
 
 _RSYNC = """\
 use chroot = no
+uid = {uid}
+gid = {gid}
 log file = {work}/rsync.log
 pid file = {work}/rsync.pid
 [files]
@@ -124,7 +127,7 @@ def rsync_peer(work: Path, file: Path) -> Iterator[Peer]:
     work.mkdir(parents=True)
     port = free_port()
     settings = work / "rsyncd.conf"
-    settings.write_text(_RSYNC.format(work=work, root=file.parent))
+    settings.write_text(_RSYNC.format(uid=os.geteuid(), gid=os.getegid(), work=work, root=file.parent))
     daemon = ["rsync", "--daemon", "--no-detach", f"--config={settings}", "--address=127.0.0.1", f"--port={port}"]
     url = f"rsync://127.0.0.1:{port}/files/{file.name}"
     with _server(daemon, port) as pid:
