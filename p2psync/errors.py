@@ -114,6 +114,10 @@ class MalformedError(IntegrityError):
         self.offset = offset
 
 
+class UndecodableError(IntegrityError):
+    """An encoded chunk that is what was signed gives other bytes, or what it needs is gone. No source is to blame."""
+
+
 class UnsafePathError(IntegrityError):
     """A path that could leave its directory, or that two systems read differently."""
 

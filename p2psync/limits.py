@@ -72,6 +72,12 @@ VARIANTS_MAX: Final = 64
 # Names of variants, backends and precisions.
 WORD_CHARS_MAX: Final = 64
 BASES_IN_HEAD_MAX: Final = 3
+# Rows of encoded chunks in one node, of 40 to 200 bytes each: a tensor that changes makes one node new, not all.
+FORM_NODE_ROWS_MAX: Final = 1024
+# The full forms, one set of deltas for each base, and the residuals.
+FORM_SETS_MAX: Final = 66
+# Codes and scales of a quantised tensor; a range of codes may lie in two chunks.
+FORM_BASES_MAX: Final = 4
 BASES_MAX: Final = 64
 PATH_BYTES_MAX: Final = 1024
 # NAME_MAX of every Linux file system.
@@ -101,6 +107,12 @@ JOURNAL_INTERVAL_S: Final = 0.25
 OPEN_FILES_MAX: Final = 256
 # `prune` leaves an interrupted pull alone for this long: it is likely to go on.
 PARTIAL_KEEP_S: Final = 7 * 86_400
+# Chunks that are being encoded at a time: each holds itself, its base and what is made of them.
+ENCODE_CHUNKS_MAX: Final = 8
+# Encoding uses this many threads: more than the machines of publishers have gain nothing where memory is the bound.
+ENCODE_THREADS_MAX: Final = 16
+# A form is kept only where it saves this share of what would be sent without it.
+FORM_GAIN_MIN: Final = 0.03
 # Packs are closed at this size, which publishing holds in memory once.
 PACK_TARGET_BYTES: Final = 32 * MIB
 # Room that a pull leaves free beyond what it needs, for the index and for other programs.
@@ -256,6 +268,19 @@ STALL_S: Final = 30.0
 LAN_LANES: Final = 4
 # One cubic connection at 1 % loss and 50 ms gets a tenth of a 20 Mbit/s line; sixteen get 0.94 of it.
 WAN_LANES: Final = 16
+# An outside link that nobody has measured is priced at 20 Mbit/s, a LAN at a gigabit, a folder as a USB stick.
+OUTSIDE_BYTES_PER_S: Final = 2.5e6
+LAN_BYTES_PER_S: Final = 117e6
+FOLDER_BYTES_PER_S: Final = 200e6
+# Chunks that are decoded at once; each holds itself, its base and what the decoder makes meanwhile (16 MiB at most).
+DECODE_THREADS: Final = 2
+# Versions that a pull brings on its way to the one that was asked for, bases of it that are looked at, and how much
+# smaller than the version in full a way over another one must be to be worth its disk and its time.
+CHAIN_VERSIONS_MAX: Final = 4
+CHAIN_BASES_MAX: Final = 8
+CHAIN_GAIN_MIN: Final = 0.2
+# Encoded chunks that a follower asks one source for at a time.
+MIRROR_BYTES_MAX: Final = 4 * MIB
 # Buffers of one chunk each that a pull may hold.
 PULL_BUFFERS: Final = 48
 

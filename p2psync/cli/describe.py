@@ -25,6 +25,9 @@ def published(result: Json) -> list[str]:
     """What a publish did."""
     scope = f"{plural(result['files'], 'file')}, {size(result['bytes'])}, {size(result['new_bytes'])} of it new"
     lines = [f"version {result['version']}: {scope}, in {duration(result['seconds'])}"]
+    for one in result["forms"]:
+        scope = f"deltas from {short_digest(one['base'])}" if one["base"] else f"{one['kind']} forms"
+        lines.append(f"{scope}: {size(one['raw'])} as {size(one['encoded'])}")
     if (origin := result["origin"]) is not None:
         lines.append(f"origin tree: {plural(origin['packs'], 'pack')} written, {size(origin['bytes'])}")
     return lines
@@ -57,10 +60,30 @@ def pull_plan(result: Json) -> list[str]:
             ("size", size(counted["total"])),
             ("reused", size(counted["reused"])),
             ("patched", size(counted["patched"]) if counted["patched"] else ""),
-            ("to move", size(counted["missing"])),
+            ("missing", size(counted["missing"] + counted["patched"])),
+            ("to move", f"{size(result['wire']['bytes'])}{_ways(result['forms'])}"),
+            ("takes", f"about {duration(result['wire']['seconds'])}" if result["wire"]["bytes"] else ""),
+            ("bases", _bases(result["forms"])),
             ("disk", f"{size(disk['needed'])} needed, {size(disk['free'])} free"),
         ]
     )
+
+
+def _ways(forms: Json) -> str:
+    """How the bytes to move are made up, where not all of them are raw."""
+    chosen = {way["kind"]: way["wire"] for way in forms["chosen"]}
+    if set(chosen) <= {"raw"}:
+        return ""
+    return " (" + ", ".join(f"{kind} {size(wire)}" for kind, wire in chosen.items()) + ")"
+
+
+def _bases(forms: Json) -> str:
+    """Whether a version that deltas exist from is here."""
+    deltas = [one for one in forms["offered"] if one["base"] is not None]
+    if not deltas:
+        return ""
+    here = [short_digest(one["base"]) for one in deltas if one["here"]]
+    return ", ".join(here) + " here" if here else "none of those that deltas exist from is here"
 
 
 def models(rows: Sequence[Json]) -> list[str]:
@@ -117,7 +140,8 @@ def difference(result: Json) -> list[str]:
             ("from", short_reference(result["a"])),
             ("to", short_reference(result["b"])),
             ("tensors", changes),
-            ("to move", f"{size(counted['missing'])} of {size(counted['total'])}, {size(counted['reused'])} reused"),
+            ("missing", f"{size(counted['missing'])} of {size(counted['total'])}, {size(counted['reused'])} reused"),
+            *_costs(result["forms"]),
         ]
     )
     files = [(file["change"], file["path"]) for file in result["files"] if file["change"] != "equal"]
@@ -126,6 +150,16 @@ def difference(result: Json) -> list[str]:
     ]
     lines += ["", *table(("CHANGE", "FILE"), files)] if files else ["", "all files are equal"]
     return [*lines, "", *table(("CHANGE", "LAYER", ">TO MOVE"), layers)] if layers else lines
+
+
+def _costs(forms: Json) -> list[tuple[str, str]]:
+    """What a pull would move in each form, and as it would choose."""
+    if not forms["pull"]["wire"]:
+        return []
+    rows = [(f"as {way['kind']}", f"{size(way['wire'])}, {duration(way['seconds'])}") for way in forms["ways"]]
+    best = forms["pull"]
+    link = f"on a link of {size(round(forms['link']))}/s"
+    return [*rows, ("a pull moves", f"{size(best['wire'])}{_ways(forms)}, {duration(best['seconds'])} {link}")]
 
 
 def removal(result: Json) -> list[str]:

@@ -34,6 +34,7 @@ def publish(options: Options, out: Output) -> int:
         "in_place": options["in_place"],
         "to": options["to"],
         "expires_s": options["expires"],
+        "forms": not options["no_forms"],
     }
     result = operate("publish", args, options, out)
     _tell(out, describe.published(result))
@@ -91,7 +92,8 @@ def show(options: Options, out: Output) -> int:
 
 def diff(options: Options, out: Output) -> int:
     """Compare two versions."""
-    result = _inspect(options, "diff", {"a": _reference(options["a"]), "b": _reference(options["b"])})
+    args = {"a": _reference(options["a"]), "b": _reference(options["b"]), "link": options["link"]}
+    result = _inspect(options, "diff", args)
     differing = [file["path"] for file in result["files"] if file["change"] != "equal"]
     out.result(result, text=describe.difference(result), ids=differing)
     return 0

@@ -127,10 +127,11 @@ _MODELS = (
         "publish",
         "models:publish",
         "sign a directory as the next version of a model",
-        "Take a snapshot of DIR, cut and hash it, and sign it as the next version of REF. The last line of standard "
-        "output is the reference with its digest. DIR/p2psync.toml may declare variants.",
+        "Take a snapshot of DIR, cut and hash it, encode its tensors (in full, and as deltas against each --base), and "
+        "sign it as the next version of REF. The last line of standard output is the reference with its digest. "
+        "DIR/p2psync.toml may declare variants.",
         (
-            "p2psync publish ./llama acme/llama:v3 --key release",
+            "p2psync publish ./llama acme/llama:v4 --key release --base acme/llama:v3",
             "p2psync publish ./llama acme/llama --key release --to /srv/www/models",
         ),
         (3, 5, 6),
@@ -140,7 +141,8 @@ _MODELS = (
         ),
         (
             _KEY,
-            Flag("--base", "a version that deltas will be made from; repeatable", "REF", many=True),
+            Flag("--base", "a version to make deltas from, for nodes that have it; repeatable", "REF", many=True),
+            Flag("--no-forms", "do not encode chunks: nothing but raw bytes is offered, and publishing is faster"),
             Flag("--in-place", "index the files where they are instead of taking a snapshot; do not edit them after"),
             Flag(
                 "--to",
@@ -202,10 +204,19 @@ _MODELS = (
         "diff",
         "models:diff",
         "compare two versions: what a pull would move",
-        "Compare two versions that are here, by files, tensors and layers, and count the bytes of B that A has not.",
-        ("p2psync diff acme/llama:v2 acme/llama:v3", "p2psync diff acme/llama:v2 acme/llama:v3 --json"),
+        "Compare two versions that are here, by files, tensors and layers, count the bytes of B that A has not, and "
+        "say what a pull of B by a holder of A would move in each form, and how long that takes on a link.",
+        ("p2psync diff acme/llama:v2 acme/llama:v3", "p2psync diff acme/llama:v2 acme/llama:v3 --link 5MB --json"),
         (3, 6),
         (Operand("A", "the version to start from"), Operand("B", "the version to end with")),
+        (
+            Flag(
+                "--link",
+                "what the link gives per second, like 500KB or 20MB (default: 2.5MB, which is 20 Mbit/s)",
+                "RATE",
+                parse=values.rate_bytes_per_s,
+            ),
+        ),
     ),
     Verb(
         "tag",

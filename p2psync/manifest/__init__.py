@@ -1,6 +1,7 @@
 """What a model is, and who says so. Pure."""
 
-from p2psync.manifest.compare import Comparison, FileChange, LayerChange, compare, layer_of
+from p2psync.manifest.compare import Comparison, FileChange, LayerChange, compare, layer_of, match_tensors
+from p2psync.manifest.forms import Encoded, FormSet, FormsReader, Piece, SetKind, build_forms
 from p2psync.manifest.head import MINIMUM, PAYLOAD_TYPE, Head, open_head, peek_head, peek_key_hint, sign_head
 from p2psync.manifest.json_text import decode_json, encode_json
 from p2psync.manifest.keys import SEED_BYTES, SigningKey, VerifyKey
@@ -12,6 +13,7 @@ from p2psync.manifest.model import (
     Manifest,
     Place,
     Variant,
+    chunk_count,
     chunk_table,
     files_of,
 )
@@ -42,27 +44,34 @@ __all__ = [
     "Chunk",
     "ChunkList",
     "Comparison",
+    "Encoded",
     "Extent",
     "File",
     "FileChange",
+    "FormSet",
+    "FormsReader",
     "Head",
     "LayerChange",
     "Manifest",
     "PackIndex",
+    "Piece",
     "Place",
     "Reference",
+    "SetKind",
     "SigningKey",
     "Spot",
     "Tree",
     "TreeReader",
     "Variant",
     "VerifyKey",
+    "build_forms",
     "build_tree",
     "check_name",
     "check_path",
     "check_paths",
     "check_tag",
     "check_tensor_name",
+    "chunk_count",
     "chunk_table",
     "compare",
     "decode_index",
@@ -71,6 +80,7 @@ __all__ = [
     "encode_json",
     "files_of",
     "layer_of",
+    "match_tensors",
     "open_head",
     "peek_head",
     "peek_key_hint",

@@ -115,3 +115,26 @@ def _layers(changes: list[tuple[str, str, int]]) -> Iterator[LayerChange]:
             continue
         change = next(iter(kinds)) if kinds in ({"added"}, {"removed"}) else "changed"
         yield LayerChange(layer, change, lengths[layer])
+
+
+def match_tensors(new: Manifest, base: Manifest) -> Iterator[tuple[Blob, Blob]]:
+    """Each tensor of ``new`` with the one of ``base`` that it most likely came from.
+
+    That is the tensor of the same name, dtype and shape; where there is none, one of the same dtype and shape that has
+    another name and is not the like of any other, in the order in which they stand. Tensors without bytes are left out.
+    """
+    named = {(b.name, b.dtype, b.shape): b for b in _blobs(base)}
+    taken = {key for blob in _blobs(new) if (key := (blob.name, blob.dtype, blob.shape)) in named}
+    spare: dict[tuple[str, tuple[int, ...]], list[Blob]] = {}
+    for key, blob in named.items():
+        if key not in taken:
+            spare.setdefault((blob.dtype, blob.shape), []).append(blob)
+    for blob in _blobs(new):
+        if not blob.length:
+            continue
+        before = named.get((blob.name, blob.dtype, blob.shape))
+        if before is None:
+            left = spare.get((blob.dtype, blob.shape))
+            before = left.pop(0) if left else None
+        if before is not None and before.length == blob.length:
+            yield blob, before

@@ -86,9 +86,9 @@ class Variant:
 class Manifest:
     """One version of a model. ``files`` are sorted by the bytes of their path.
 
-    ``bases`` are the versions that deltas exist from. ``forms``, ``recipe`` and ``probes`` name nodes that
-    later parts sign into the root; they are kept as they are. ``extra`` keeps fields that a newer minor
-    version wrote, so that they stay signed.
+    ``bases`` are the versions that deltas exist from. ``forms`` names the node that lists the version's ``encoded``
+    encoded chunks (see ``manifest.forms``). ``recipe`` and ``probes`` name nodes that later parts sign into the root;
+    they are kept as they are. ``extra`` keeps fields that a newer minor version wrote, so that they stay signed.
     """
 
     files: tuple[File, ...]
@@ -97,6 +97,7 @@ class Manifest:
     forms: Digest | None = None
     recipe: Digest | None = None
     probes: Digest | None = None
+    encoded: int = 0
     extra: Mapping[int, Any] = field(default_factory=dict)
 
     @property
@@ -139,6 +140,13 @@ def chunk_table(manifest: Manifest) -> list[Chunk]:
     return [
         Chunk(index, digest, length, tuple(places)) for index, (digest, (length, places)) in enumerate(order.items())
     ]
+
+
+def chunk_count(manifest: Manifest) -> int:
+    """How many distinct chunks a version has: the number of its first encoded chunk."""
+    return len(
+        {digest for file in manifest.files for blob in file.blobs for digest, _ in blob.chunks.walk(blob.length)}
+    )
 
 
 def files_of(manifest: Manifest, variant: Variant | None) -> tuple[int, ...]:

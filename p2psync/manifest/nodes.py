@@ -19,6 +19,7 @@ from p2psync.limits import (
     BASES_MAX,
     CHUNK_BYTES,
     CHUNKS_PER_BLOB_MAX,
+    CHUNKS_PER_VERSION_MAX,
     DTYPE_CHARS_MAX,
     FILE_BYTES_MAX,
     FILES_PER_VERSION_MAX,
@@ -35,6 +36,8 @@ FORMAT_MAJOR: Final = 1
 # Root keys below this belong to this major version; the others may be a newer minor version's.
 EXTRA_KEY_MIN: Final = 8
 _EXTRA_KEY_MAX: Final = (1 << 32) - 1
+# How many encoded chunks the forms name: a field of minor version 1, hence not below 8.
+_ENCODED_KEY: Final = 16
 _RESERVED: Final = ((5, "the forms"), (6, "the recipe"), (7, "the probes"))
 _SHA256_BYTES: Final = 32
 _LENGTH_BYTES: Final = 4
@@ -90,6 +93,7 @@ class Root:
     forms: Digest | None = None
     recipe: Digest | None = None
     probes: Digest | None = None
+    encoded: int = 0
     extra: Mapping[int, Any] = field(default_factory=dict)
 
 
@@ -101,6 +105,7 @@ def encode_root(root: Root) -> bytes:
         5: root.forms,
         6: root.recipe,
         7: root.probes,
+        _ENCODED_KEY: root.encoded,
     }
     known = {0: NodeKind.ROOT, 1: FORMAT_MAJOR, 2: [_file_value(f) for f in root.files]}
     return cbor.encode({**root.extra, **known, **{k: v for k, v in optional.items() if v}})
@@ -150,9 +155,12 @@ def decode_root(data: bytes) -> Root:
     if len(set(bases)) != len(bases):
         raise MalformedError("a root names one base twice")
     forms, recipe, probes = (typed.digest(node.pop(k), what) if k in node else None for k, what in _RESERVED)
+    encoded = typed.integer(node.pop(_ENCODED_KEY, 0), "the count of encoded chunks", CHUNKS_PER_VERSION_MAX)
     if any(not EXTRA_KEY_MIN <= key <= _EXTRA_KEY_MAX for key in node):
         raise MalformedError("a root has a field that its format does not define")
-    root = Root(files, variants, bases, forms, recipe, probes, extra=node)
+    if encoded and forms is None:
+        raise MalformedError("a root counts encoded chunks and names no forms")
+    root = Root(files, variants, bases, forms, recipe, probes, encoded, extra=node)
     cbor.require_same(encode_root(root), data)
     return root
 

@@ -86,8 +86,8 @@ def build_tree(manifest: Manifest) -> Tree:
         return FileRow(file.path, file.size, file.sha256, file.format, content, file.external)
 
     files = tuple(file_row(file) for file in manifest.files)
-    fields = (manifest.variants, manifest.bases, manifest.forms, manifest.recipe, manifest.probes, manifest.extra)
-    root = put(encode_root(Root(files, *fields)))
+    named = (manifest.forms, manifest.recipe, manifest.probes, manifest.encoded)
+    root = put(encode_root(Root(files, manifest.variants, manifest.bases, *named, manifest.extra)))
     if read_tree(root, nodes.get) != manifest:
         raise MalformedError("the manifest says something that its nodes cannot hold")
     return Tree(root, nodes)
@@ -154,7 +154,8 @@ class TreeReader:
         budget = _Budget()
         files = tuple(self._file(row, budget) for row in root.files)
         _check_lengths(files)
-        return Manifest(files, root.variants, root.bases, root.forms, root.recipe, root.probes, root.extra)
+        named = (root.forms, root.recipe, root.probes, root.encoded)
+        return Manifest(files, root.variants, root.bases, *named, root.extra)
 
     def _parse(self, kind: NodeKind, digest: Digest, data: bytes) -> None:
         if kind is NodeKind.ROOT:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from p2psync.content import Digest
+from p2psync.content import DIGEST_BYTES, Digest
 from p2psync.errors import (
     DigestMismatchError,
     IntegrityError,
@@ -18,11 +18,13 @@ from p2psync.errors import (
     P2PSyncError,
     ProtocolError,
     StalledError,
+    UndecodableError,
     WithdrawnError,
     worst,
 )
-from p2psync.limits import BAN_S, JOURNAL_BYTES_MAX, JOURNAL_INTERVAL_S, PULL_BUFFERS, STALL_S
+from p2psync.limits import BAN_S, DECODE_THREADS, JOURNAL_BYTES_MAX, JOURNAL_INTERVAL_S, PULL_BUFFERS, STALL_S
 from p2psync.manifest import Chunk
+from p2psync.node.decoding import Decoder
 from p2psync.node.rates import Rates
 from p2psync.node.sources import SourceSet
 from p2psync.store import Incoming
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from p2psync.node.site import Site
 
 Emit = Callable[[dict[str, Any]], None]
+T = TypeVar("T")
 
 # Proving and writing a chunk inside the event loop takes 0.4 ms and half the CPU of handing it to a thread (docs/adr).
 # A disk that cannot keep up makes a write wait, though; then writes go to a thread until it has recovered.
@@ -45,17 +48,40 @@ PROGRESS_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What is fetched: the version's root, all of its chunks in manifest order, and which files are wanted."""
+    """What is fetched: the version's root, all of its chunks in manifest order, and which files are wanted.
+
+    ``encoded`` counts the version's encoded chunks, ``decoder`` knows those that may be fetched instead of chunks, and
+    ``instead`` says which, by the chunk's number.
+    """
 
     root: Digest
     table: Sequence[Chunk]
     selection: bytes = bytes(8)
+    encoded: int = 0
+    decoder: Decoder | None = None
+    instead: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many numbers the version has: chunks, then encoded chunks."""
+        return len(self.table) + self.encoded
+
+    def numbers(self) -> list[Chunk]:
+        """Everything that may be asked for, by number. Encoded chunks that nobody will ask for are blanks."""
+        blank = Digest(bytes(DIGEST_BYTES))
+        rows = self.decoder.rows() if self.decoder is not None else {}
+        every = list(self.table)
+        for number in range(len(self.table), self.count):
+            row = rows.get(number)
+            every.append(Chunk(number, row.digest, row.length, ()) if row else Chunk(number, blank, 0, ()))
+        return every
 
 
 class Fetch:
     """One fetch: some chunks, some sources, one ``Incoming``. Use ``run`` once.
 
-    ``lan`` and ``wan`` count chunk bytes that proved, by the kind of their source; ``by_source`` by its url.
+    ``lan`` and ``wan`` count bytes of chunks that proved, by the kind of their source, ``patched`` those that were made
+    of bytes that were here, wherever the rest came from; ``by_source`` counts the former by the source's url.
     """
 
     def __init__(  # noqa: PLR0913 - what a fetch is, named one by one
@@ -78,21 +104,23 @@ class Fetch:
         self._rates = rates or Rates()
         self._patient = patient
         self._stall_s = stall_s
-        missing = incoming.missing
+        self._decoder = version.decoder
         self._session = Session(
-            version.table,
-            [chunk.index for chunk in missing],
-            Inventory.from_bits(incoming.inventory(), len(version.table)),
+            version.numbers(),
+            [version.instead.get(chunk.index, chunk.index) for chunk in incoming.missing],
+            Inventory.from_bits(incoming.inventory(), version.count),
             root=version.root,
             me=site.node if site is not None else "",
             selection=version.selection,
             start=start,
             serves=site is None or site.serves,
+            instead=version.instead,
         )
         self.root = version.root
-        self.count = len(version.table)
+        self.count = version.count
         self._pool = BufferPool(PULL_BUFFERS)
         self._writers = ThreadPoolExecutor(1, thread_name_prefix="p2psync-write")
+        self._decoders = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="p2psync-decode")
         self._over = asyncio.Event()
         self._named: dict[str, Source] = {}
         self._tasks: dict[Ask, asyncio.Task[Fault | None]] = {}
@@ -106,6 +134,7 @@ class Fetch:
         self._timer: asyncio.TimerHandle | None = None
         self.lan = 0
         self.wan = 0
+        self.patched = 0
         self.by_source: dict[str, int] = {}
 
     @property
@@ -146,6 +175,7 @@ class Fetch:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._writers.shutdown(wait=True)
+        self._decoders.shutdown(wait=True)
         if self._timer is not None:
             self._timer.cancel()
         self._session.finish()
@@ -305,43 +335,74 @@ class Fetch:
             DigestMismatchError: it does not prove. Nothing was written.
         """
         began_s = time.monotonic()
+        if self._decoder is not None and (raw := self._decoder.chunk_of(chunk.index)) is not None:
+            await self._accept_encoded(self._decoder, source, ask, chunk, raw, view)
+            return
         if self._incoming.holds(chunk.index):
             # Another request brought it, and may have been stopped between its write and its report.
             self._prove(source, chunk, view)
         elif began_s >= self._slow_until_s:
             self._prove_and_write(source, chunk, view)
         else:
-            await self._in_thread(self._prove_and_write, source, chunk, view)
+            await self._in_thread(self._writers, self._prove_and_write, source, chunk, view)
         now_s = time.monotonic()
         if now_s - began_s > WRITE_SLOW_S:
             self._slow_until_s = now_s + WRITE_SLOW_FOR_S
-        self._report_chunk(source, ask, chunk, now_s)
+        self._report_chunk(source, ask, chunk, chunk.length, now_s)
 
-    def _report_chunk(self, source: Source, ask: Ask, chunk: Chunk, now_s: float) -> None:
-        """Count a chunk that is on disk, once, and tell the session, each time."""
+    async def _accept_encoded(
+        self, decoder: Decoder, source: Source, ask: Ask, chunk: Chunk, raw: Chunk, view: memoryview
+    ) -> None:
+        """Prove one encoded chunk, decode it, and write what it stands for. When that fails, ask for the chunk itself.
+
+        Raises:
+            DigestMismatchError: it does not prove. Nothing was written.
+        """
+        self._prove(source, chunk, view)
+        try:
+            kept = await self._in_thread(self._decoders, decoder.write, chunk.index, view, self._incoming)
+        except UndecodableError as error:
+            self._emit({"event": "form", "chunk": str(raw.digest), "state": "refused", "reason": str(error)})
+            self._session.swap(chunk.index, raw.index)
+            self._dispatch_soon()
+            return
+        now_s = time.monotonic()
+        self._report_chunk(source, ask, chunk, raw.length, now_s)
+        self._session.made((raw.index,), now_s)
+        if not kept:
+            self._session.withdrew((chunk.index,))
+
+    def _report_chunk(self, source: Source, ask: Ask, chunk: Chunk, length: int, now_s: float) -> None:
+        """Count a chunk of ``length`` bytes that is on disk, once, and tell the session, each time."""
         if self._session.misses(chunk.index):
-            self._unsynced_bytes += chunk.length
+            self._unsynced_bytes += length
             self._last_byte_s = now_s
-            self.by_source[source.url] += chunk.length
-            if source.kind is SourceKind.WAN:
-                self.wan += chunk.length
-            else:
-                self.lan += chunk.length
+            self._count(source, length, patch=self._decoder is not None and self._decoder.is_patch(chunk.index))
         self._assembled.pop(chunk.index, None)
         self._session.arrived(ask, chunk, now_s)
         if self._session.done:
             self._over.set()
         self._dispatch_soon()
 
-    async def _in_thread(self, work: Callable[[Source, Chunk, memoryview], None], *args: Any) -> None:
-        """Run ``work`` in a writer thread, and never return before it has ended.
+    def _count(self, source: Source, length: int, *, patch: bool) -> None:
+        if patch:
+            self.patched += length
+            return
+        self.by_source[source.url] += length
+        if source.kind is SourceKind.WAN:
+            self.wan += length
+        else:
+            self.lan += length
+
+    async def _in_thread(self, threads: ThreadPoolExecutor, work: Callable[..., T], *args: Any) -> T:
+        """Run ``work`` in one of the threads, and never return before it has ended.
 
         A cancelled request gives its buffer back; bytes that change between proof and write would be a wrong
         chunk on disk that everybody believes.
         """
-        future = asyncio.get_running_loop().run_in_executor(self._writers, work, *args)
+        future = asyncio.get_running_loop().run_in_executor(threads, work, *args)
         try:
-            await asyncio.shield(future)
+            return await asyncio.shield(future)
         except asyncio.CancelledError:
             await asyncio.wait([future])
             raise
@@ -366,12 +427,21 @@ class Fetch:
             if now_s - told_s >= PROGRESS_S:
                 told_s = now_s
                 self._report()
-            hopeless = self._session.hopeless()
+            hopeless = self._without_forms(self._session.hopeless())
             if hopeless and len(hopeless) == self._session.missing_count and not self._patient:
                 self._fail(self._verdict(hopeless))
             elif now_s - self._last_byte_s > self._stall_s and not self._patient:
                 self._fail(self._stalled())
             self._dispatch()
+
+    def _without_forms(self, hopeless: list[Chunk]) -> list[Chunk]:
+        """Ask for chunks themselves where nobody has the form that was chosen. Returns what is beyond that help."""
+        left = []
+        for chunk in hopeless:
+            raw = self._decoder.chunk_of(chunk.index) if self._decoder is not None else None
+            if raw is None or not self._session.swap(chunk.index, raw.index):
+                left.append(chunk)
+        return left if len(left) == len(hopeless) else []
 
     def _tick(self) -> None:
         now_s = time.monotonic()
@@ -436,10 +506,11 @@ class Fetch:
         self._emit(
             {
                 "event": "progress",
-                "done": reused + self.lan + self.wan,
+                "done": reused + self.lan + self.wan + self.patched,
                 "total": self._incoming.total_bytes,
                 "reused": reused,
                 "lan": self.lan,
                 "wan": self.wan,
+                "patched": self.patched,
             }
         )

@@ -8,6 +8,7 @@ from p2psync.content import Digest
 from p2psync.errors import P2PSyncError
 from p2psync.limits import HOLDINGS_CHUNKS_MAX, HOLDINGS_S
 from p2psync.manifest import TreeReader, chunk_table
+from p2psync.node.nodes import read_nodes
 from p2psync.node.sources import SourceSet
 from p2psync.store import Store
 from p2psync.swarm import Inventory
@@ -24,19 +25,15 @@ async def holdings(store: Store, root: Digest, count: int, url: str) -> Inventor
     reader = TreeReader(root)
     try:
         async with asyncio.timeout(HOLDINGS_S), SourceSet(((url, "lan"),), lambda _event: None) as sources:
-            while wanted := reader.missing():
-                known = [(d, data) for d in wanted if (data := store.node(d)) is not None]
-                for digest, data in known:
-                    reader.feed(digest, data)
-                if not known:
-                    await sources.read_level(reader, sources.all)
+            await read_nodes(reader, store, sources, sources.all)
             return await asyncio.to_thread(_held, store, reader, count)
     except (P2PSyncError, TimeoutError):
         return None
 
 
 def _held(store: Store, reader: TreeReader, count: int) -> Inventory | None:
-    table = chunk_table(reader.manifest())
-    if len(table) != count:
+    manifest = reader.manifest()
+    table = chunk_table(manifest)
+    if len(table) + manifest.encoded != count:
         return None
     return Inventory(count, (chunk.index for chunk in table if store.has(chunk.digest)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from p2psync.errors import ModelNotFoundError, NodeNotRunningError, NotFoundError, SourceUnreachableError, UsageError
+from p2psync.limits import OUTSIDE_BYTES_PER_S
 from p2psync.manifest import Head, Manifest, Reference, compare, files_of, peek_head, peek_key_hint
 from p2psync.node.identity import known_node_id
 from p2psync.node.names import SOCKET_NAME
@@ -108,10 +109,14 @@ def _show(home: Path, args: Mapping[str, Any]) -> Json:
 
 
 def _diff(home: Path, args: Mapping[str, Any]) -> Json:
+    from p2psync.node.costs import between
+
     a, b = Reference.parse(args["a"]), Reference.parse(args["b"])
     with _opened(home) as store:
         head_a, _, before = _version(store, a)
         head_b, _, after = _version(store, b)
+        link = float(args.get("link") or OUTSIDE_BYTES_PER_S)
+        forms = between(store, before, after, head_a.root, link)
     found = compare(before, after)
     return {
         "a": f"{head_a.name}:{head_a.tag}@{head_a.root}",
@@ -124,6 +129,7 @@ def _diff(home: Path, args: Mapping[str, Any]) -> Json:
             "reused": found.total_bytes - found.missing_bytes,
             "missing": found.missing_bytes,
         },
+        "forms": forms,
     }
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from p2psync.errors import P2PSyncError, SourceUnreachableError, StoreLockedError, UsageError
 from p2psync.limits import READERS_MAX
 from p2psync.manifest import Reference
+from p2psync.node.costs import describe_set
 from p2psync.node.names import SOCKET_NAME
 from p2psync.node.pull import WATCH_S, Pull, PullRequest
 from p2psync.node.rates import Rates
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 Emit = Callable[[dict[str, Any]], None]
 Args = Mapping[str, Any]
+_COUNTED = ("done", "total", "lan", "wan", "patched")
 
 
 @dataclass
@@ -149,6 +151,7 @@ async def _publish(owner: Owner, args: Args, emit: Emit) -> dict[str, Any]:
         expires_s=int(expires_s) if expires_s is not None else None,
         now_unix_s=int(time.time()),
         origin_tree=Path(to) if to else None,
+        forms=bool(args.get("forms", True)),
     )
     key = Keyring(store.home / "keys").signing_key(args["key"])
     reference = Reference.parse(args["reference"])
@@ -163,6 +166,7 @@ async def _publish(owner: Owner, args: Args, emit: Emit) -> dict[str, Any]:
         "files": published.files,
         "seconds": round(time.monotonic() - began_s, 3),
         "origin": published.origin,
+        "forms": [describe_set(one) for one in published.forms],
     }
 
 
@@ -200,10 +204,10 @@ async def _in_company(owner: Owner, request: PullRequest, site: str, emit: Emit)
 async def _pull_once(owner: Owner, request: PullRequest, emit: Emit) -> dict[str, Any]:
     async with owner.turn(request.reference.name):
         number = id(request)
-        transfer: dict[str, Any] = {"reference": str(request.reference), "done": 0, "total": 0, "lan": 0, "wan": 0}
+        transfer: dict[str, Any] = {"reference": str(request.reference), **dict.fromkeys(_COUNTED, 0)}
 
         def follow(event: dict[str, Any]) -> None:
-            transfer.update({k: event[k] for k in ("done", "total", "lan", "wan") if k in event})
+            transfer.update({k: event[k] for k in _COUNTED if k in event})
             emit(event)
 
         owner.transfers[number] = transfer

@@ -6,8 +6,9 @@ import asyncio
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,14 @@ from p2psync.errors import (
     VariantNotFoundError,
     WrongHeadError,
 )
-from p2psync.limits import DISCOVERY_PATIENCE_S
-from p2psync.manifest import Head, Manifest, Reference, Tree, TreeReader, Variant, chunk_table, files_of
-from p2psync.node.fetch import Fetch, Version
-from p2psync.node.rates import Rates
+from p2psync.limits import CHAIN_VERSIONS_MAX, DISCOVERY_PATIENCE_S
+from p2psync.manifest import Chunk, Head, Manifest, Reference, Tree, TreeReader, Variant, chunk_table, files_of
+from p2psync.node.chain import version_between
+from p2psync.node.fetch import Fetch
+from p2psync.node.forms import ChosenForms, Wish, choose_forms
+from p2psync.node.mirror import mirror_forms
+from p2psync.node.nodes import read_nodes
+from p2psync.node.rates import FOLDER, Rates
 from p2psync.node.resolve import EtagMemory, Resolved, resolve
 from p2psync.node.sources import SourceSet
 from p2psync.store import Store
@@ -41,13 +46,17 @@ WATCH_S = 10.0
 # With neighbours, a silent source is asked for a head again after the first, for as long as the second.
 HEAD_RETRY_S = 1.0
 HEAD_PATIENCE_S = 30.0
-# One that cannot be reached at all is likely to be a mistake, or down.
+# One that refuses is likely to be a mistake, or down.
 HEAD_AWAY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """What a pull was asked for. ``sources`` are (url, kind) with kind ``lan`` or ``wan``."""
+    """What a pull was asked for. ``sources`` are (url, kind) with kind ``lan`` or ``wan``.
+
+    ``all_forms`` is whether every encoded chunk is to be kept here too, for others; ``chain`` counts the versions that
+    are brought only on the way to this one.
+    """
 
     reference: Reference
     sources: tuple[tuple[str, str], ...] = ()
@@ -56,6 +65,8 @@ class PullRequest:
     variant: str | None = None
     dry_run: bool = False
     offline: bool = False
+    all_forms: bool = False
+    chain: int = 0
 
     @classmethod
     def parse(cls, args: Mapping[str, Any]) -> PullRequest:
@@ -71,6 +82,7 @@ class PullRequest:
             args.get("variant"),
             bool(args.get("dry_run")),
             bool(args.get("offline")),
+            bool(args.get("all_forms")),
         )
 
     def reachable_sources(self) -> tuple[tuple[str, str], ...]:
@@ -137,13 +149,16 @@ class Pull:
             variant = choose_variant(manifest, request.variant)
             files = files_of(manifest, variant)
             if request.dry_run:
-                return await asyncio.to_thread(self._plan, head, manifest, files)
+                return await self._foretell(sources, head, manifest, files)
             path = await asyncio.to_thread(self._store.installed, head.name, head.root, files)
             fetch: Fetch | None = None
             if path is None:
                 if tree is None:
                     tree = await asyncio.to_thread(self._store.tree, head.root)
-                path, fetch = await self._bring(sources, resolved, manifest, tree, files)
+                async with self._over_another(sources, head, manifest):
+                    path, fetch = await self._bring(sources, resolved, manifest, tree, files)
+            if request.all_forms:
+                await mirror_forms(self._store, head.root, manifest, sources, self._emit)
             if not resolved.unchanged:
                 await asyncio.to_thread(self._store.put_head, resolved.envelope, head)
             etags.save()
@@ -204,7 +219,8 @@ class Pull:
             try:
                 return await resolve(self._request.reference, sources.all, self._trust, known, etags, now_unix_s)
             except (SourceTimeoutError, SourceUnreachableError) as error:
-                patience_s = HEAD_PATIENCE_S if isinstance(error, SourceTimeoutError) else HEAD_AWAY_S
+                silent = isinstance(error, SourceTimeoutError) or isinstance(error.__cause__, TimeoutError)
+                patience_s = HEAD_PATIENCE_S if silent else HEAD_AWAY_S
                 if self._site is None or not self._site.live() or time.monotonic() - began_s > patience_s:
                     raise
                 self._emit({"event": "waiting", "reason": str(error), "retry_s": HEAD_RETRY_S})
@@ -214,14 +230,31 @@ class Pull:
     async def _read_manifest(self, sources: SourceSet, root: Digest) -> tuple[Tree, Manifest]:
         """Read the tree: nodes that an earlier version brought from here, the others from the sources."""
         reader = TreeReader(root)
-        ready = await sources.open(root)
-        while wanted := reader.missing():
-            known = [(d, data) for d in wanted if (data := self._store.node(d)) is not None]
-            for digest, data in known:
-                reader.feed(digest, data)
-            if not known:
-                await sources.read_level(reader, ready)
+        await read_nodes(reader, self._store, sources, await sources.open(root))
         return reader.tree(), reader.manifest()
+
+    @asynccontextmanager
+    async def _over_another(self, sources: SourceSet, head: Head, manifest: Manifest) -> AsyncIterator[None]:
+        """Have the version between here for as long as this takes, where a chain of deltas is the shortest way."""
+        request = self._request
+        between = None
+        if request.chain < CHAIN_VERSIONS_MAX:
+            between = await version_between(self._store, head.root, manifest, sources)
+        if between is None:
+            yield
+            return
+        first = replace(request, reference=Reference(head.name, digest=between), to=None, chain=request.chain + 1)
+        self._emit({"event": "chain", "over": str(between)})
+        try:
+            await Pull(self._store, first, self._emit, start=self._start, site=self._site, rates=self._rates).run()
+        except P2PSyncError as error:
+            # The way over another version is only the shorter one.
+            self._emit({"event": "chain", "over": str(between), "reason": str(error)})
+        try:
+            yield
+        finally:
+            with suppress(P2PSyncError):
+                await asyncio.to_thread(self._store.remove, first.reference, dry_run=False)
 
     async def _bring(
         self, sources: SourceSet, resolved: Resolved, manifest: Manifest, tree: Tree, files: tuple[int, ...]
@@ -231,11 +264,13 @@ class Pull:
         clean = False
         try:
             table = await asyncio.to_thread(chunk_table, manifest)
+            forms = await self._plan_forms(sources, head, manifest, table, incoming.missing)
+            await asyncio.to_thread(self._store.add_nodes, head.root, forms.nodes)
             # Nodes that want the same files want the same chunks.
             selection = Digest.of(b"".join(number.to_bytes(4, "big") for number in sorted(files)))[:8]
             fetch = Fetch(
                 incoming,
-                Version(head.root, table, selection),
+                forms.version(head.root, table, selection),
                 sources,
                 self._emit,
                 site=self._site,
@@ -249,6 +284,7 @@ class Pull:
                     "reused": incoming.reused_bytes + incoming.resumed_bytes,
                     "resumed": incoming.resumed_bytes,
                     "missing": sum(c.length for c in incoming.missing),
+                    "wire": forms.plan.wire_bytes,
                     "files": len(files),
                 }
             )
@@ -258,11 +294,14 @@ class Pull:
                 # What neighbours hold they say themselves, and go on saying.
                 known = {n.url for n in self._site.live()} if self._site is not None else set()
                 asked = [s for s in ready if s.url not in known]
-                held = await sources.inventories(head.root, len(table), asked)
+                held = await sources.inventories(head.root, len(table) + manifest.encoded, asked)
                 usable = [s for s in asked if s.url in held]
                 if not usable and not known:
                     raise sources.verdict(f"no source has {reference_of(head)}")
+                began_s, before = time.monotonic(), sources.wire()
                 await fetch.run(usable, held)
+                for kind, count in sources.wire().items():
+                    self._rates.measured(kind, count - before[kind], time.monotonic() - began_s)
             path = await asyncio.to_thread(incoming.install)
             self._emit({"event": "installed", "path": str(path)})
             return path, fetch
@@ -272,27 +311,48 @@ class Pull:
         finally:
             await asyncio.shield(asyncio.to_thread(incoming.close, clean=clean))
 
-    def _plan(self, head: Head, manifest: Manifest, files: tuple[int, ...]) -> dict[str, Any]:
+    async def _plan_forms(
+        self, sources: SourceSet, head: Head, manifest: Manifest, table: Sequence[Chunk], missing: Sequence[Chunk]
+    ) -> ChosenForms:
+        """Choose how each missing chunk is fetched. Forms that cannot be read are done without."""
+        return await choose_forms(
+            Wish(self._store, head.root, manifest, table, missing), sources, self._link_bytes_per_s(sources), self._emit
+        )
+
+    def _link_bytes_per_s(self, sources: SourceSet) -> float:
+        """What the thinnest link that this pull may have to use gives, as far as anybody knows."""
+        kinds = {FOLDER if s.url.startswith("file:") else s.kind.value for s in sources.all}
+        return min((self._rates.expected(kind) for kind in kinds), default=self._rates.expected("lan"))
+
+    async def _foretell(
+        self, sources: SourceSet, head: Head, manifest: Manifest, files: tuple[int, ...]
+    ) -> dict[str, Any]:
         """What a pull would move, without moving it."""
         here = self._store.present(head.name, head.root)
         wanted = set(files)
         total = sum(manifest.files[i].size for i in files)
-        missing = sum(
-            c.length
-            for c in chunk_table(manifest)
-            if any(p.file in wanted for p in c.places) and not self._store.has(c.digest)
-        )
+        table = await asyncio.to_thread(chunk_table, manifest)
+        missing = [c for c in table if any(p.file in wanted for p in c.places) and not self._store.has(c.digest)]
+        missing_bytes = sum(c.length for c in missing)
+        forms = await self._plan_forms(sources, head, manifest, table, missing)
         needed = sum(manifest.files[i].size for i in files if i not in here)
         return {
             "reference": reference_of(head),
             "digest": str(head.root),
             "version": head.version,
-            "bytes": {"total": total, "reused": total - missing, "patched": 0, "missing": missing},
+            "bytes": {
+                "total": total,
+                "reused": total - missing_bytes,
+                "patched": forms.patched_bytes,
+                "missing": missing_bytes - forms.patched_bytes,
+            },
+            "wire": {"bytes": forms.plan.wire_bytes, "seconds": round(forms.plan.seconds, 3)},
+            "forms": forms.described(),
             "disk": {"needed": needed, "free": shutil.disk_usage(self._store.home).free},
         }
 
     def _result(self, head: Head, path: Path, total: int, sources: SourceSet, fetch: Fetch | None) -> dict[str, Any]:
-        lan, wan = (fetch.lan, fetch.wan) if fetch else (0, 0)
+        lan, wan, patched = (fetch.lan, fetch.wan, fetch.patched) if fetch else (0, 0, 0)
         by_source = fetch.by_source if fetch else {}
         control = {"lan": self._site.control_bytes() - self._control_bytes} if self._site is not None else {}
         return {
@@ -302,7 +362,13 @@ class Pull:
             "path": str(path),
             "seconds": round(time.monotonic() - self._began_s, 3),
             "unchanged": fetch is None,
-            "bytes": {"total": total, "reused": total - lan - wan, "patched": 0, "lan": lan, "wan": wan},
+            "bytes": {
+                "total": total,
+                "reused": total - lan - wan - patched,
+                "patched": patched,
+                "lan": lan,
+                "wan": wan,
+            },
             "wire": {link: count + control.get(link, 0) for link, count in sources.wire().items()},
             "sources": [{"url": s.url, "kind": s.kind.value, "bytes": by_source.get(s.url, 0)} for s in sources.all],
         }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from p2psync.errors import UsageError
-from p2psync.limits import KIB, MIB
+from p2psync.limits import FOLDER_BYTES_PER_S, KIB, LAN_BYTES_PER_S, MIB, OUTSIDE_BYTES_PER_S
 from p2psync.swarm import Ask, TokenBucket
 from p2psync.transport import SourceKind
 
@@ -20,6 +20,11 @@ _WINDOWS: Final = 8
 _WINDOWS_MIN: Final = 4
 _READERS_MIN: Final = 2
 _BUCKETS_MAX: Final = 1024
+# A fetch of less says nothing about the link.
+_JUDGED_BYTES_MIN: Final = 8 * MIB
+# The kind of a source that is a folder.
+FOLDER: Final = "folder"
+_EXPECTED: Final = {"wan": OUTSIDE_BYTES_PER_S, "lan": LAN_BYTES_PER_S, FOLDER: FOLDER_BYTES_PER_S}
 NAMES: Final = ("wan_down", "up", "wan_up", "lan_up", "peer_up")
 
 
@@ -56,6 +61,17 @@ class Rates:
         self._seen: dict[int, tuple[str, int]] = {}
         self._seen_s = 0.0
         self._windows: deque[float] = deque(maxlen=_WINDOWS)
+        self._measured: dict[str, float] = {}
+
+    def expected(self, kind: str) -> float:
+        """Bytes per second that a link of this kind (wan, lan or folder) is expected to give to one more fetch."""
+        rate = self._measured.get(kind, _EXPECTED[kind])
+        return min(rate, self.limits.wan_down or rate) if kind == "wan" else rate
+
+    def measured(self, kind: str, count: int, seconds: float) -> None:
+        """A fetch that was busy all the time took ``count`` bytes over a link of this kind."""
+        if count >= _JUDGED_BYTES_MIN and seconds > 0:
+            self._measured[kind] = count / seconds
 
     def set(self, limits: Limits) -> None:
         """Use other limits from now on."""

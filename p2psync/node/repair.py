@@ -47,11 +47,12 @@ async def _repair_version(store: Store, name: str, root: Digest, sources: Source
             ready = await sources.open(root)
             manifest = await asyncio.to_thread(store.manifest, root)
             table = chunk_table(manifest) if manifest is not None else []
-            held = await sources.inventories(root, len(table), ready)
+            version = Version(root, table, encoded=manifest.encoded if manifest is not None else 0)
+            held = await sources.inventories(root, version.count, ready)
             usable = [s for s in ready if s.url in held]
             if not usable:
                 raise sources.verdict(f"no source has {name}@{root}")
-            await Fetch(incoming, Version(root, table), sources, emit).run(usable, held)
+            await Fetch(incoming, version, sources, emit).run(usable, held)
         await asyncio.to_thread(incoming.install)
         return {"reference": f"{name}@{root}", "fetched_bytes": missing_bytes}
     except BaseException:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from p2psync.content import Digest
 from p2psync.errors import (
@@ -16,7 +16,6 @@ from p2psync.errors import (
     worst,
 )
 from p2psync.limits import BATCH_DIGESTS_MAX
-from p2psync.manifest import TreeReader
 from p2psync.transport import Source, SourceKind, connect
 
 Emit = Callable[[dict[str, Any]], None]
@@ -26,6 +25,16 @@ T = TypeVar("T")
 GRACE_S = 2.0
 # A source that does not bring nodes within this time is passed over for another one, and asked again after it.
 NODES_PATIENCE_S = 4.0
+
+
+class NodeReader(Protocol):
+    """Collects nodes, like ``TreeReader`` and ``FormsReader``."""
+
+    def missing(self) -> list[Digest]:
+        """The nodes that are wanted next."""
+
+    def feed(self, digest: Digest, data: bytes) -> None:
+        """Take one of them."""
 
 
 class SourceSet:
@@ -64,7 +73,7 @@ class SourceSet:
         ready = [s for s, answer in zip(self.all, answers, strict=True) if self._went_well(s, answer)]
         return sorted(ready, key=lambda s: (s.url in self.failures, s.kind is SourceKind.WAN))
 
-    async def read_level(self, reader: TreeReader, ready: Sequence[Source]) -> None:
+    async def read_level(self, reader: NodeReader, ready: Sequence[Source]) -> None:
         """Feed ``reader`` the nodes it wants now; what one source lacks is asked of the next.
 
         Raises:
@@ -74,7 +83,7 @@ class SourceSet:
         for start in range(0, len(wanted), BATCH_DIGESTS_MAX):
             await self._read_nodes(reader, wanted[start : start + BATCH_DIGESTS_MAX], ready)
 
-    async def _read_nodes(self, reader: TreeReader, wanted: list[Digest], ready: Sequence[Source]) -> None:
+    async def _read_nodes(self, reader: NodeReader, wanted: list[Digest], ready: Sequence[Source]) -> None:
         left = list(wanted)
         order = sorted(ready, key=lambda s: s.url in self.failures)
         for source, patience_s in [*((s, NODES_PATIENCE_S) for s in order[:-1]), *((s, None) for s in order[::-1])]:

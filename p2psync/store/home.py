@@ -70,6 +70,11 @@ class Home:
         return self.path / "manifests"
 
     @property
+    def forms(self) -> Path:
+        """The encoded chunks of versions, one pack each."""
+        return self.path / "forms"
+
+    @property
     def models(self) -> Path:
         """Installed versions."""
         return self.path / "models"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from p2psync.content import Digest
+from p2psync.manifest import chunk_count
 from p2psync.store.descriptors import Descriptors, Kept
 from p2psync.store.index import unpack_runs
 from p2psync.store.opened import OpenHome
@@ -54,7 +55,34 @@ def locate(opened: OpenHome, digest: Digest) -> Located | None:
         located = incoming.locate(digest)
         if located is not None:
             return located
-    return locate_installed(opened, digest)
+    return locate_installed(opened, digest) or opened.packs.locate(digest)
+
+
+def read_proved(opened: OpenHome, digest: Digest) -> bytes | None:
+    """The bytes of a chunk from wherever they prove. A file that holds others is withdrawn, and the next one read."""
+    for spot in opened.index.spots(digest):
+        kept = opened.borrow(spot.file)
+        if kept is None:
+            continue
+        try:
+            data = os.pread(kept.fd, spot.length, spot.offset)
+        except OSError:
+            data = b""
+        finally:
+            opened.descriptors.release(kept)
+        if Digest.of(data) == digest:
+            return data
+        opened.withdrawn.add(spot.file.id)
+    for incoming in tuple(opened.running.values()):
+        located = incoming.locate(digest)
+        if located is not None:
+            try:
+                data = located.read()
+            finally:
+                located.release()
+            if Digest.of(data) == digest:
+                return data
+    return None
 
 
 def locate_installed(opened: OpenHome, digest: Digest) -> Located | None:
@@ -69,16 +97,27 @@ def locate_installed(opened: OpenHome, digest: Digest) -> Located | None:
 
 
 def inventory(opened: OpenHome, root: Digest) -> bytes | None:
-    """Which chunks of a version are here: a bit per chunk in manifest order, lowest first. None when it is unknown."""
+    """Which chunks of a version are here: a bit each, in the order of their numbers, lowest first.
+
+    The bits of its encoded chunks follow those of its chunks. None when the version is unknown.
+    """
     incoming = opened.running.get(root)
     recorded = opened.index.chunk_runs(root)
     if incoming is None and recorded is None:
         return None
-    bits = bytearray(incoming.inventory() if incoming is not None else bytes((recorded[0] + 7) // 8 if recorded else 0))
+    manifest = opened.manifests.get(root)
+    if manifest is None:
+        return None
+    bits = bytearray((chunk_count(manifest) + manifest.encoded + 7) // 8)
+    if incoming is not None:
+        held = incoming.inventory()
+        bits[: len(held)] = held
     for number, runs in recorded[1] if recorded else ():
         if number not in opened.withdrawn:
             for first, count in unpack_runs(runs):
                 _set_run(bits, first, count)
+    for number in opened.packs.numbers(root):
+        bits[number >> 3] |= 1 << (number & 7)
     return bytes(bits)
 
 

@@ -6,6 +6,7 @@ import os
 import struct
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 
 from p2psync.content import Digest
 from p2psync.errors import P2PSyncError
@@ -40,6 +41,17 @@ class Manifests:
             write_durably(self._home.nodes(tree.root), data)
         self.record(tree.root)
         self._keep(tree.root, manifest)
+
+    def add(self, root: Digest, nodes: Mapping[Digest, bytes]) -> None:
+        """Keep more nodes of a version whose tree is here: those of its forms."""
+        fresh = [node for digest, node in nodes.items() if self.node(digest) is None]
+        data = read_file(self._home.nodes(root))
+        if data is None or not fresh:
+            return
+        data += b"".join(_LENGTH.pack(len(node)) + node for node in fresh)
+        with disk_errors(self._home.manifests, needed_bytes=len(data)):
+            write_durably(self._home.nodes(root), data)
+        self.record(root)
 
     def record(self, root: Digest) -> None:
         """Enter the nodes of a version into the index, from its file."""

@@ -27,6 +27,7 @@ from p2psync.store.index import FileRow, Index, InstallRow
 from p2psync.store.manifests import Manifests
 
 if TYPE_CHECKING:
+    from p2psync.store.encoded import EncodedPacks
     from p2psync.store.incoming import Incoming
 
 # This process, not the file, is why it cannot be opened.
@@ -48,7 +49,8 @@ class OpenHome:
     heads: Heads
     manifests: Manifests
     write: bool
-    descriptors: Descriptors = field(default_factory=Descriptors)
+    descriptors: Descriptors
+    packs: EncodedPacks
     own: threading.RLock = field(default_factory=threading.RLock)
     inodes: threading.RLock = field(default_factory=threading.RLock)
     withdrawn: set[int] = field(default_factory=set)

@@ -62,17 +62,17 @@ def write(opened: OpenHome, to: Path, manifest: Manifest, tree: Tree, head: Head
         packs = _Packs(top / "packs", _known(opened, top))
         for digest, node in tree.nodes.items():
             packs.add(digest, partial(bytes, node))
-        chunks = chunk_table(manifest)
-        for chunk in chunks:
-            packs.add(chunk.digest, partial(_read, opened, chunk.digest))
+        chunks = [digest for digest, _ in _numbered(opened, manifest)]
+        for digest in chunks:
+            packs.add(digest, partial(_read, opened, digest))
         packs.flush()
         stands = packs.stands
-        used = dict.fromkeys(stands[digest][0] for digest in (*tree.nodes, *(chunk.digest for chunk in chunks)))
+        used = dict.fromkeys(stands[digest][0] for digest in (*tree.nodes, *chunks))
         order = {pack: number for number, pack in enumerate(used)}
         index = encode_index(
             list(order),
             {d: Extent(order[stands[d][0]], stands[d][1], stands[d][2]) for d in tree.nodes},
-            [Spot(order[stands[c.digest][0]], stands[c.digest][1]) for c in chunks],
+            [Spot(order[stands[digest][0]], stands[digest][1]) for digest in chunks],
         )
         write_durably(top / "index" / head.root.hex(), index)
         write_durably(top / "heads" / head.name / "digests" / head.root.hex(), envelope)
@@ -80,8 +80,16 @@ def write(opened: OpenHome, to: Path, manifest: Manifest, tree: Tree, head: Head
     return {"packs": packs.count, "bytes": packs.bytes}
 
 
+def _numbered(opened: OpenHome, manifest: Manifest) -> list[tuple[Digest, int]]:
+    """(digest, length) of every chunk and then of every encoded chunk of a version, by number."""
+    numbered = [(chunk.digest, chunk.length) for chunk in chunk_table(manifest)]
+    if manifest.forms is not None:
+        numbered += [(row.digest, row.length) for _, _, row in opened.packs.reader(manifest).rows()]
+    return numbered
+
+
 def _read(opened: OpenHome, digest: Digest) -> bytes:
-    located = locate_installed(opened, digest)
+    located = locate_installed(opened, digest) or opened.packs.locate(digest)
     if located is not None:
         try:
             data = located.read()
@@ -142,12 +150,12 @@ def _known(opened: OpenHome, top: Path) -> dict[Digest, _Stand]:
             with open(top / "index" / name, "rb") as file:
                 index = decode_index(file.read(PACK_INDEX_BYTES_MAX + 1))
             manifest = opened.manifests.get(root) or read_tree(root, partial(_node, top, index))
+            numbered = _numbered(opened, manifest)
         except P2PSyncError:
             # What cannot be read is of no use here; those who pull it find out by themselves.
             continue
         found = [(digest, *extent) for digest, extent in index.nodes.items()]
-        table = chunk_table(manifest)
-        found += [(chunk.digest, *spot, chunk.length) for chunk, spot in zip(table, index, strict=False)]
+        found += [(digest, *spot, length) for (digest, length), spot in zip(numbered, index, strict=False)]
         sizes = [_size(top / "packs" / f"{pack.hex()}.pack") for pack in index.packs]
         short = {pack for _, pack, offset, length in found if offset + length > sizes[pack]}
         stands.update((d, (index.packs[pack], o, n)) for d, pack, o, n in found if pack not in short)

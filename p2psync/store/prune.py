@@ -156,7 +156,7 @@ def _carry_out(opened: OpenHome, plan: _Plan, *, dry_run: bool) -> RemovalReport
     def note(kind: str, what: str, root: Digest, folder: Path | None) -> None:
         paths = files_below(folder) if folder is not None else []
         if root in nodes:
-            paths.append(nodes.pop(root))
+            paths += [nodes.pop(root), *opened.packs.files(root)]
         removed.append(Removed(kind, what, _freed(paths)))
         every.extend(paths)
 
@@ -189,6 +189,7 @@ def _delete(opened: OpenHome, plan: _Plan) -> None:
     for name, root in plan.heads:
         opened.heads.remove_version(name, root)
     for root in plan.manifests:
+        opened.packs.remove(root)
         opened.manifests.remove(root)
     opened.index.checkpoint()
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from p2psync.content import Digest, Layout, file_layout
 from p2psync.errors import InvalidReferenceError, ModelNotFoundError, UsageError
 from p2psync.manifest import (
     Blob,
+    Chunk,
     File,
     Head,
     Manifest,
@@ -28,6 +29,7 @@ from p2psync.manifest import (
     sign_head,
 )
 from p2psync.store import linux, origin_tree
+from p2psync.store.forms import Forms, make_forms
 from p2psync.store.hashing import ShortReadError, TwoThreads, blobs_from_cut, cut_file, find_equal
 from p2psync.store.heads import resolve
 from p2psync.store.home import Identity, disk_errors, make_folder
@@ -59,26 +61,35 @@ def publish(
     work = _Work(opened, source, progress)
     with disk_errors(opened.home.staging, needed_bytes=source.size):
         staging = Path(tempfile.mkdtemp(dir=opened.home.staging))
+    pack = staging.with_name(f"{staging.name}.forms")
     try:
         files = work.read_in_place() if options.in_place else work.snapshot(staging)
         variants = choose_files(source.variants, [file.path for file in files])
         manifest = Manifest(tuple(files), variants, bases)
+        forms = _forms(opened, work, manifest, staging, pack, progress) if options.forms else None
+        if forms is not None:
+            manifest = replace(manifest, forms=forms.top, encoded=forms.encoded)
         tree = build_tree(manifest)
+        if forms is not None:
+            tree.nodes.update(forms.nodes)
         new_bytes = sum(c.length for c in chunk_table(manifest) if not opened.index.spots(c.digest))
         with opened.own, disk_errors(opened.home.path):
             before = opened.heads.tags(reference.name).get(reference.tag)
             head = _head(opened, reference, tree.root, manifest, options)
             envelope = sign_head(head, key)
-            _commit(opened, work, staging, _Version(manifest, tree, head, envelope), in_place=options.in_place)
+            version = _Version(manifest, tree, head, envelope, pack if manifest.encoded else None)
+            _commit(opened, work, staging, version, in_place=options.in_place)
     finally:
         with disk_errors(staging):
+            pack.unlink(missing_ok=True)
             opened.delete_folder(staging)
     signed = peek_head(envelope)
     origin = None
     if options.origin_tree is not None:
         origin = origin_tree.write(opened, options.origin_tree, manifest, tree, signed, envelope)
     unchanged = before is not None and before.root == tree.root
-    return Published(signed, envelope, len(files), new_bytes, unchanged, origin)
+    sets = opened.packs.reader(manifest).sets if manifest.forms is not None else ()
+    return Published(signed, envelope, len(files), new_bytes, unchanged, origin, sets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +98,29 @@ class _Version:
     tree: Tree
     head: Head
     envelope: bytes
+    pack: Path | None
+
+
+def _forms(opened: OpenHome, work: _Work, manifest: Manifest, staging: Path, pack: Path, progress: Progress) -> Forms:
+    """Encode what was read, from where it stands now."""
+
+    def read(chunk: Chunk) -> bytes | None:
+        place = chunk.places[0]
+        with open(work.standing(staging, manifest.files[place.file].path), "rb", buffering=0) as file:
+            data = os.pread(file.fileno(), chunk.length, place.offset)
+        return data if Digest.of(data) == chunk.digest else None
+
+    with disk_errors(pack, needed_bytes=manifest.size):
+        return make_forms(opened, manifest, read, pack, progress)
 
 
 def _commit(opened: OpenHome, work: _Work, staging: Path, version: _Version, *, in_place: bool) -> None:
     head, manifest = version.head, version.manifest
     every = range(len(manifest.files))
+    if version.pack is not None:
+        opened.packs.publish(version.pack, head.root)
     opened.manifests.put(version.tree, manifest)
+    opened.packs.admit(head.root)
     opened.heads.put_digest(version.envelope, head)
     facts = file_facts(manifest, every)
     if installed(opened, head.name, head.root, every) is not None:
@@ -158,10 +186,16 @@ class _Work:
         self.opened = opened
         self.source = source
         self.proved: dict[int, Identity] = {}
+        self._in_place = False
         self._meter = Meter(progress, source.size)
+
+    def standing(self, staging: Path, path: str) -> Path:
+        """Where a file that was read stands until it is committed."""
+        return (self.source.folder if self._in_place else staging) / path
 
     def read_in_place(self) -> list[File]:
         """Hash every file where it is."""
+        self._in_place = True
         files = []
         with TwoThreads() as threads:
             for number, entry in enumerate(self.source.files):

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from p2psync.content import DIGEST_BYTES, Digest
+from p2psync.store.descriptors import Descriptors
+from p2psync.store.encoded import EncodedPacks
 from p2psync.store.hashing import TwoThreads, prove_file
 from p2psync.store.heads import Heads
 from p2psync.store.home import READ_FLAGS, Home, Identity, disk_errors, remove_tree
@@ -34,11 +36,14 @@ def open_home(home: Home, *, write: bool, progress: Progress) -> OpenHome:
         _move_aside(home.index)
         index = Index(home.index, write=True)
         lost = True
-    opened = OpenHome(home, index, Heads(home), Manifests(home, index), write)
+    manifests, descriptors = Manifests(home, index), Descriptors()
+    packs = EncodedPacks(home, manifests, descriptors)
+    opened = OpenHome(home, index, Heads(home), manifests, write, descriptors, packs)
     try:
         if write:
             _recover(opened, progress, lost=lost)
         opened.withdraw_changed()
+        packs.open(write=write)
     except BaseException:
         index.close()
         raise

@@ -8,14 +8,14 @@ takes as long as bringing a small model.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from p2psync.content import Digest
 from p2psync.errors import ModelNotFoundError, StoreLockedError, StoreUnwritableError
-from p2psync.manifest import Head, Manifest, Reference, SigningKey, Tree, peek_head, sign_head
+from p2psync.manifest import Encoded, FormsReader, Head, Manifest, Reference, SigningKey, Tree, peek_head, sign_head
 from p2psync.store import linux, locate, records, recovery
 from p2psync.store.heads import resolve, selector_digest
 from p2psync.store.home import Home, disk_errors
@@ -125,6 +125,39 @@ class Store:
 
     # What is here, read from files: these want a thread.
 
+    def read_chunk(self, digest: Digest) -> bytes | None:
+        """The bytes of a chunk, proved; None where it is not here. A file whose bytes turn out wrong is withdrawn."""
+        return locate.read_proved(self._opened, digest)
+
+    def add_nodes(self, root: Digest, nodes: Mapping[Digest, bytes]) -> None:
+        """Keep nodes of the forms of a version whose tree is here, and give them to others.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        self._opened.manifests.add(root, nodes)
+
+    def has_all_encoded(self, root: Digest) -> bool:
+        """Whether the encoded chunks of a version are here for good."""
+        return self._opened.packs.is_whole(root)
+
+    def finish_encoded(self, root: Digest, manifest: Manifest) -> bool:
+        """Keep the encoded chunks of a version for good, if all of them are here. Returns whether they are.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        self._require_owner()
+        with self._opened.own:
+            return self._opened.packs.finish(root, manifest)
+
+    def keep_encoded(self, root: Digest, number: int, row: Encoded, data: bytes | memoryview) -> bool:
+        """Keep an encoded chunk of a version, for peers, until the home is opened again. Returns whether it is here.
+
+        A disk that refuses is no fault here: passing on is a favour.
+        """
+        return self._opened.packs.keep(root, number, row, data)
+
     def versions(self) -> list[VersionInfo]:
         """Every version that is installed, by name, the latest published first."""
         from p2psync.store.listing import versions
@@ -140,6 +173,15 @@ class Store:
     def manifest(self, root: Digest) -> Manifest | None:
         """What a version holds. None when its nodes are not here or do not prove."""
         return self._opened.manifests.get(root)
+
+    def forms(self, manifest: Manifest) -> FormsReader:
+        """All encoded chunks of a version.
+
+        Raises:
+            NotFoundError: it has none, or their nodes are not here.
+            MalformedError: the nodes are not what they must be.
+        """
+        return self._opened.packs.reader(manifest)
 
     def tree(self, root: Digest) -> Tree:
         """The nodes of a version.

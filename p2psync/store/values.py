@@ -10,7 +10,7 @@ from typing import Any
 
 from p2psync.content import Digest
 from p2psync.limits import MIB
-from p2psync.manifest import Head, Reference
+from p2psync.manifest import FormSet, Head, Reference
 
 # Events as dictionaries with an ``event`` key.
 Progress = Callable[[dict[str, Any]], None]
@@ -24,8 +24,9 @@ def ignore(_event: dict[str, Any]) -> None:
 class Meter:
     """Counts bytes that were read, and tells a progress of it now and then."""
 
-    def __init__(self, progress: Progress, total: int) -> None:
+    def __init__(self, progress: Progress, total: int, event: str = "hashing") -> None:
         self._progress = progress
+        self._event = event
         self._total = total
         self._told = 0
         self.done = 0
@@ -39,18 +40,22 @@ class Meter:
     def tell(self) -> None:
         """Say how far it is now."""
         self._told = self.done
-        self._progress({"event": "hashing", "done": min(self.done, self._total), "total": self._total})
+        self._progress({"event": self._event, "done": min(self.done, self._total), "total": self._total})
 
 
 @dataclass(frozen=True, slots=True)
 class PublishOptions:
-    """How to publish. ``expires_s`` is a span from ``now_unix_s``, both in seconds; None never expires."""
+    """How to publish. ``expires_s`` is a span from ``now_unix_s``, both in seconds; None never expires.
+
+    ``forms`` is whether chunks are encoded too, in full and against each of ``bases``.
+    """
 
     now_unix_s: int
     bases: tuple[Reference, ...] = ()
     in_place: bool = False
     expires_s: int | None = None
     origin_tree: Path | None = None
+    forms: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ class Published:
     new_bytes: int
     unchanged: bool
     origin: dict[str, int] | None
+    forms: tuple[FormSet, ...] = ()
 
     @property
     def root(self) -> Digest:

@@ -5,21 +5,23 @@ ended) with the time; ``next_ask`` returns what a source is asked for now, ``tak
 ``take_stops`` which requests to stop. The same calls in the same order give the same decisions, in a node as in the
 simulator.
 
-Five rules decide:
+Six rules decide:
 
 1. A chunk that a fit source on the LAN holds is never asked outside: the outside link is the thin one.
 2. A chunk that another node is bringing from outside is waited for. A claim is sticky, told to all and acted on at
    once; only the nodes that ``fetchers`` names claim. All connections of a fetcher work on its oldest chunk.
 3. A chunk of which the LAN has one copy is taken by one node at a time where that copy's holder is slow to give:
    the others get it from the first, at the speed of two ports.
-4. A chunk is asked from one source at a time. When a source has nothing else to do, it may ask once more for a chunk
+4. Where the bytes of a chunk can be had in another form, that form is wanted in its place; a peer that holds the chunk
+   itself, and not that form, ends this.
+5. A chunk is asked from one source at a time. When a source has nothing else to do, it may ask once more for a chunk
    whose first request takes far longer than its own would; the loser is told to stop.
-5. Blame is exact (see ``sources``).
+6. Blame is exact (see ``sources``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from p2psync.content import Digest
@@ -55,11 +57,12 @@ class Session:
         start: int = 0,
         connections: int = WAN_LANES,
         serves: bool = True,
+        instead: Mapping[int, int] | None = None,
     ) -> None:
         """Begin.
 
         Args:
-            table: Every chunk of the version, in manifest order.
+            table: Every chunk of the version, in manifest order, and after them its encoded chunks.
             wanted: The chunks that are missing here and wanted.
             have: What is here.
             root: The version.
@@ -68,6 +71,7 @@ class Session:
             start: Rotates the order of a node that is alone.
             connections: Requests to outside sources of the whole site together.
             serves: Whether peers can ask this node for what it holds.
+            instead: Which wanted number gives the bytes of a chunk that is not wanted itself, by that chunk's number.
         """
         missing = {index: table[index] for index in wanted if index not in have}
         topic = topic_of(root)
@@ -86,6 +90,7 @@ class Session:
         self._requests = self._state.requests
         self._departed: dict[str, Source] = {}
         self._ranked: list[int] = []
+        self._instead = dict(instead or {})
         self._lan = Lan(self._state)
         self._outside = Outside(self._state, self._order(), self._lan.holds)
 
@@ -175,6 +180,8 @@ class Session:
             self.company.reach(now_s)
             self._voice.hurry()
             self._choose(now_s)
+        elif holds is not None:
+            self._take_as_held(index for index in self._instead if index in holds)
 
     def leave(self, name: str, now_s: float) -> None:
         """A source is gone; what it owed is free again."""
@@ -254,10 +261,18 @@ class Session:
             return
         if news.fresh:
             self._lan.offer(node, record.holds.add(news.fresh))
+            self._take_as_held(index for index in news.fresh if index in self._instead)
             self._drop_held(self._outside.young(news.fresh))
         if news.gone:
             self._lan.withdraw(record.holds.discard(news.gone))
             self._outside.free(news.gone)
+
+    def _take_as_held(self, indexes: Iterable[int]) -> None:
+        """A peer holds these chunks themselves. The LAN is nearer: where it has no other form of one, take it so."""
+        for index in list(indexes):
+            other = self._instead[index]
+            if not (self._requests.askers(other) or self._outside.brings(other) or self._lan.holds(other)):
+                self.swap(other, index)
 
     def _drop_held(self, indexes: Iterable[int]) -> None:
         """A peer has brought what this node was bringing from outside too: the LAN is nearer."""
@@ -273,6 +288,27 @@ class Session:
         jobs = (*self._outside.jobs(now_s), *self._lan.jobs(now_s)) if company.serves else ()
         wants = not (self.done or self._voice.left)
         self._voice.greet(node, Hello(self._root, wants, company.offers, answer, self._selection, have, jobs))
+
+    def swap(self, old: int, new: int) -> bool:
+        """Want one number in the place of another that gives the same bytes. False where that one is not missing."""
+        state = self._state
+        if state.missing.pop(old, None) is None:
+            return False
+        self._requests.stop(self._requests.askers(old))
+        self._outside.drop(old)
+        self._back([old])
+        self._lacks.discard((old,))
+        self._instead.pop(new, None)
+        if new not in self._have:
+            state.missing[new] = state.table[new]
+            self._lacks.add((new,))
+            self._ranked += [new] if self._ranked else []
+            self._requeue([new])
+        return True
+
+    def made(self, indexes: Sequence[int], now_s: float) -> None:
+        """Chunks that were not asked for are here: they were made of what was."""
+        self._voice.arrived(self._have.add(indexes), now_s)
 
     def withdrew(self, indexes: Sequence[int]) -> None:
         """Chunks that were here are not any more."""

@@ -12,7 +12,8 @@ DOC = Path(__file__).parents[3] / "docs" / "cli.md"
 FROZEN = {
     "error": "error.code:s error.message:s error.hint:s?",
     "publish": (
-        "reference:s digest:s version:i bytes:i new_bytes:i files:i seconds:n origin:o? origin.packs:i origin.bytes:i"
+        "reference:s digest:s version:i bytes:i new_bytes:i files:i seconds:n origin:o? origin.packs:i origin.bytes:i "
+        "forms[].kind:s forms[].base:s? forms[].chunks:i forms[].raw:i forms[].encoded:i"
     ),
     "pull": (
         "reference:s digest:s version:i path:s seconds:n unchanged:b bytes.total:i bytes.reused:i bytes.patched:i "
@@ -20,6 +21,10 @@ FROZEN = {
     ),
     "pull --dry-run": (
         "reference:s digest:s version:i bytes.total:i bytes.reused:i bytes.patched:i bytes.missing:i "
+        "wire.bytes:i wire.seconds:n "
+        "forms.offered[].kind:s forms.offered[].base:s? forms.offered[].chunks:i forms.offered[].raw:i "
+        "forms.offered[].encoded:i forms.offered[].here:b "
+        "forms.chosen[].kind:s forms.chosen[].chunks:i forms.chosen[].raw:i forms.chosen[].wire:i "
         "disk.needed:i disk.free:i"
     ),
     "ls": (
@@ -37,7 +42,11 @@ FROZEN = {
     "diff": (
         "a:s b:s files[].path:s files[].change:s tensors.equal:i tensors.moved:i tensors.changed:i tensors.added:i "
         "tensors.removed:i layers[].name:s layers[].change:s layers[].bytes:i bytes.total:i "
-        "bytes.reused:i bytes.missing:i"
+        "bytes.reused:i bytes.missing:i forms.link:n "
+        "forms.offered[].kind:s forms.offered[].base:s? forms.offered[].chunks:i forms.offered[].raw:i "
+        "forms.offered[].encoded:i forms.offered[].here:b "
+        "forms.chosen[].kind:s forms.chosen[].chunks:i forms.chosen[].raw:i forms.chosen[].wire:i "
+        "forms.ways[].kind:s forms.ways[].wire:i forms.ways[].seconds:n forms.pull.wire:i forms.pull.seconds:n"
     ),
     "tag": "reference:s digest:s version:i",
     "rm": "reference:s digest:s tags:as removed:b freed_bytes:i dry_run:b",
@@ -65,7 +74,7 @@ FROZEN = {
     "status": (
         "home:s pid:i? serving:s? node:s? models:i store.bytes:i store.partial_bytes:i store.free:i "
         "partials[].digest:s partials[].name:s partials[].done:i partials[].total:i "
-        "transfers[].reference:s transfers[].done:i transfers[].total:i transfers[].lan:i transfers[].wan:i "
+        "transfers[].reference:s transfers[].done:i transfers[].total:i transfers[].lan:i transfers[].wan:i transfers[].patched:i "
         "site:s? neighbours:i links:o? links.wan.received:i links.wan.sent:i links.lan.received:i links.lan.sent:i "
         "limits:o? limits.wan_down:n? limits.up:n? limits.wan_up:n? limits.lan_up:n? limits.peer_up:n? discovery:s?"
     ),

@@ -46,6 +46,7 @@ def test_publish_asks(cli, node, tmp_path, monkeypatch):
         "in_place": True,
         "to": str(tmp_path / "www"),
         "expires_s": 2_592_000,
+        "forms": True,
     }
     assert shown.lines[-1] == f"{REF}@{DIGEST}"
     assert "of it new" in shown.err
@@ -189,7 +190,7 @@ def test_diff_quiet_lists_what_differs(cli, node):
     files = [{"path": "a", "change": "equal"}, {"path": "b", "change": "changed"}]
     node.answers["diff"] = {**shapes.sample("diff"), "files": files}
     assert cli("diff", REF, "acme/m:v2", "-q").lines == ["b"]
-    assert node.args == {"a": REF, "b": "acme/m:v2"}
+    assert node.args == {"a": REF, "b": "acme/m:v2", "link": None}
 
 
 def test_diff_of_equal_versions(cli, node):

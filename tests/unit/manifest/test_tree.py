@@ -105,7 +105,7 @@ def manifests(draw):
         forms=draw(digests),
         recipe=draw(digests),
         probes=draw(digests),
-        extra=draw(st.dictionaries(st.integers(8, 1 << 20), values, max_size=3)),
+        extra=draw(st.dictionaries(st.integers(17, 1 << 20), values, max_size=3)),
     )
 
 

@@ -366,11 +366,13 @@ def test_tag_signs_a_new_head(store, model):
 
 
 def test_progress_ends_at_the_total(store, model):
-    """Hashing tells how far it is and ends at the size of the directory."""
+    """Hashing tells how far it is and ends at the size of the directory; so does encoding, at that of its tensors."""
     events = []
     store.publish(model, Reference(NAME), KEY, PublishOptions(now_unix_s=NOW_S), events.append)
     size = sum(map(len, contents(model).values()))
-    assert events[-1] == {"event": "hashing", "done": size, "total": size}
+    assert [e for e in events if e["event"] == "hashing"][-1] == {"event": "hashing", "done": size, "total": size}
+    assert events[-1]["event"] == "encoding"
+    assert events[-1]["done"] == events[-1]["total"] > 0
 
 
 def test_directory_stands_in_for_a_damaged_copy(store, model):

@@ -1,0 +1,97 @@
+"""Which encoded chunks a pull fetches: what the version offers and what is here, for the planner to choose from."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from p2psync.content import Digest
+from p2psync.errors import P2PSyncError
+from p2psync.manifest import Chunk, FormSet, FormsReader, Manifest, SetKind
+from p2psync.node.costs import describe_forms
+from p2psync.node.decoding import Decoder, bases_here
+from p2psync.node.fetch import Version
+from p2psync.node.nodes import read_nodes
+from p2psync.node.sources import SourceSet
+from p2psync.store import Store
+from p2psync.swarm import Plan, plan
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be fetched, and into which store."""
+
+    store: Store
+    root: Digest
+    manifest: Manifest
+    table: Sequence[Chunk]
+    missing: Sequence[Chunk]
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenForms:
+    """A plan, the nodes that it was made from, and why there is no better one."""
+
+    store: Store
+    plan: Plan
+    encoded: int
+    sets: tuple[FormSet, ...] = ()
+    nodes: Mapping[Digest, bytes] = field(default_factory=dict)
+    bases_here: tuple[Digest, ...] = ()
+
+    @property
+    def patched_bytes(self) -> int:
+        """Bytes that will be made of bytes that are here."""
+        return sum(choice.chunk.length for choice in self.plan.choices if choice.row is not None and choice.row.bases)
+
+    def version(self, root: Digest, table: Sequence[Chunk], selection: bytes) -> Version:
+        """What a fetch needs."""
+        chosen = {choice.number: choice for choice in self.plan.choices if choice.row is not None}
+        decoder = Decoder(self.store, root, chosen)
+        instead = {choice.chunk.index: number for number, choice in chosen.items()}
+        return Version(root, table, selection, self.encoded, decoder, instead)
+
+    def described(self) -> dict[str, Any]:
+        """For people and programs: what is offered, what was chosen, and which bases are here."""
+        return describe_forms(self.sets, self.bases_here, self.plan)
+
+
+async def choose_forms(wish: Wish, sources: SourceSet, link_bytes_per_s: float, emit: Emit) -> ChosenForms:
+    """Choose in which form each missing chunk is fetched.
+
+    A version without forms, or with forms that nobody gives or no reader understands, is fetched as it is: that is
+    said, and is no fault of the pull.
+    """
+    manifest = wish.manifest
+    nothing = ChosenForms(wish.store, plan(wish.missing, (), lambda _row: False, link_bytes_per_s), manifest.encoded)
+    if manifest.forms is None or not wish.missing:
+        return nothing
+    bases = await asyncio.to_thread(_bases_here, wish)
+    numbers = sorted(chunk.index for chunk in wish.missing)
+
+    def wants(one: FormSet, first: int, end: int) -> bool:
+        near = bisect_left(numbers, first)
+        needed = near < len(numbers) and numbers[near] < end
+        return needed and (one.kind is not SetKind.DELTA or one.base in bases)
+
+    reader = FormsReader(manifest.forms, manifest.encoded, len(wish.table), wants)
+    try:
+        await read_nodes(reader, wish.store, sources, await sources.open(wish.root))
+        return await asyncio.to_thread(_choose, wish, reader, bases, link_bytes_per_s)
+    except P2PSyncError as error:
+        emit({"event": "forms", "state": "unusable", "reason": str(error)})
+        return nothing
+
+
+def _bases_here(wish: Wish) -> tuple[Digest, ...]:
+    return tuple(base for base in wish.manifest.bases if wish.store.manifest(base) is not None)
+
+
+def _choose(wish: Wish, reader: FormsReader, bases: tuple[Digest, ...], link_bytes_per_s: float) -> ChosenForms:
+    chosen: Plan = plan(wish.missing, reader.rows(), lambda row: bases_here(wish.store, row), link_bytes_per_s)
+    return ChosenForms(wish.store, chosen, wish.manifest.encoded, reader.sets, reader.nodes(), bases)

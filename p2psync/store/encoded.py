@@ -1,0 +1,236 @@
+"""The encoded chunks of versions, one pack each: those that a publish made, and those that a pull passes on.
+
+A pack that a publish made holds all encoded chunks in the order of their numbers, so the signed rows say where each
+one stands. One that a pull fills holds them as they came, is not synced, and goes when the home is opened again: it is
+for the time in which a version spreads. Whoever gets an encoded chunk proves it, so nothing here is proved twice.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from p2psync.content import Digest
+from p2psync.errors import NotFoundError, P2PSyncError
+from p2psync.manifest import Encoded, FormsReader, Manifest, chunk_count
+from p2psync.store import linux
+from p2psync.store.descriptors import Descriptors
+from p2psync.store.home import READ_FLAGS, Home, Identity, disk_errors, make_folder, remove_durably, sync_folder
+from p2psync.store.locate import Located
+from p2psync.store.manifests import Manifests
+
+
+@dataclass
+class _Pack:
+    """One version's pack. ``places`` are (offset, length) of what is here, by number."""
+
+    path: Path
+    numbers: dict[Digest, int] = field(default_factory=dict)
+    places: dict[int, tuple[int, int]] = field(default_factory=dict)
+    identity: Identity | None = None
+    size: int = 0
+
+
+@dataclass
+class EncodedPacks:
+    """The packs of one home. Safe from any thread."""
+
+    home: Home
+    manifests: Manifests
+    descriptors: Descriptors
+    _packs: dict[Digest, _Pack] = field(default_factory=dict)
+    _by_digest: dict[Digest, tuple[Digest, int]] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def open(self, *, write: bool) -> None:
+        """Find the packs of the home. What pulls passed on before is removed by the owner."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for name in sorted(os.listdir(self.home.forms)):
+                path = self.home.forms / name
+                if name.endswith(".part") and write:
+                    os.unlink(path)
+                elif name.endswith(".pack"):
+                    self._load(path)
+
+    def _load(self, path: Path) -> None:
+        """Enter a whole pack. One that is not what its version's rows say is passed over: it is of no use."""
+        with suppress(P2PSyncError, ValueError, OSError):
+            root = Digest(bytes.fromhex(path.stem))
+            manifest = self.manifests.get(root)
+            if manifest is None or manifest.forms is None:
+                return
+            pack = _Pack(path, identity=Identity.of(os.lstat(path)))
+            for number, _, row in self.reader(manifest).rows():
+                pack.numbers[row.digest] = number
+                pack.places[number] = pack.size, row.length
+                pack.size += row.length
+            if pack.identity is not None and pack.identity.size == pack.size:
+                self._enter(root, pack)
+
+    def _enter(self, root: Digest, pack: _Pack) -> None:
+        with self._lock:
+            self._packs[root] = pack
+            self._by_digest.update({digest: (root, number) for digest, number in pack.numbers.items()})
+
+    def reader(self, manifest: Manifest) -> FormsReader:
+        """All forms of a version, from the nodes that are here.
+
+        Raises:
+            NotFoundError: a node is not here.
+            MalformedError: one is not what it must be.
+        """
+        if manifest.forms is None:
+            raise NotFoundError("the version has no forms")
+        reader = FormsReader(manifest.forms, manifest.encoded, chunk_count(manifest))
+        while wanted := reader.missing():
+            for digest in wanted:
+                node = self.manifests.node(digest)
+                if node is None:
+                    raise NotFoundError(f"node {digest} of the forms is not here")
+                reader.feed(digest, node)
+        return reader
+
+    # A publish.
+
+    def publish(self, scratch: Path, root: Digest) -> None:
+        """Give the pack that a publish wrote, synced, its name. ``admit`` it once the nodes are here."""
+        self.forget(root)
+        make_folder(self.home.forms)
+        os.replace(scratch, self._whole(root))
+        sync_folder(self.home.forms)
+
+    def admit(self, root: Digest) -> None:
+        """Begin to give out the pack of a version that was just published."""
+        if root not in self._packs:
+            self._load(self._whole(root))
+
+    # A pull.
+
+    def keep(self, root: Digest, number: int, row: Encoded, data: bytes | memoryview) -> bool:
+        """Keep an encoded chunk that proved, for others. Returns whether it can be given out now."""
+        with self._lock:
+            pack = self._packs.get(root)
+            if pack is not None and number in pack.places:
+                return True
+            if pack is None:
+                pack = _Pack(self.home.forms / f"{root.hex()}.part")
+            elif pack.identity is not None:
+                return False
+            try:
+                make_folder(self.home.forms)
+                fd = os.open(pack.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                try:
+                    linux.write_at(fd, data, pack.size)
+                finally:
+                    os.close(fd)
+            except OSError:
+                # Passing on is a favour: a full disk ends it, not the pull.
+                return False
+            pack.places[number] = pack.size, row.length
+            pack.numbers[row.digest] = number
+            pack.size += row.length
+            self._packs[root] = pack
+            self._by_digest[row.digest] = root, number
+            return True
+
+    def finish(self, root: Digest, manifest: Manifest) -> bool:
+        """Make a pack that pulls filled one like a publish makes, if nothing is missing. Returns whether it is whole.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        if self.is_whole(root):
+            return True
+        scratch = self.home.staging / f"{root.hex()}.forms"
+        rows = [row for _, _, row in self.reader(manifest).rows()]
+        with disk_errors(scratch, needed_bytes=sum(row.length for row in rows)):
+            try:
+                with open(scratch, "xb") as out:
+                    for row in rows:
+                        data = self._read(row)
+                        if data is None:
+                            return False
+                        out.write(data)
+                    out.flush()
+                    os.fsync(out.fileno())
+                old = self.files(root)
+                self.publish(scratch, root)
+                for path in old:
+                    remove_durably(path)
+            finally:
+                scratch.unlink(missing_ok=True)
+        self.admit(root)
+        return self.is_whole(root)
+
+    def _read(self, row: Encoded) -> bytes | None:
+        located = self.locate(row.digest)
+        if located is None:
+            return None
+        try:
+            data = located.read()
+        finally:
+            located.release()
+        return data if Digest.of(data) == row.digest else None
+
+    def is_whole(self, root: Digest) -> bool:
+        """Whether a version's pack is here for good."""
+        pack = self._packs.get(root)
+        return pack is not None and pack.identity is not None
+
+    # Giving out.
+
+    def locate(self, digest: Digest) -> Located | None:
+        """Where an encoded chunk can be read."""
+        found = self._by_digest.get(digest)
+        pack = self._packs.get(found[0]) if found is not None else None
+        if found is None or pack is None:
+            return None
+        offset, length = pack.places[found[1]]
+        try:
+            kept = self.descriptors.acquire(("forms", pack.path), lambda: os.open(pack.path, READ_FLAGS))
+        except OSError:
+            return None
+        located = Located(self.descriptors, kept, offset, length, partial(_intact, kept.fd, pack.identity))
+        if located.intact():
+            return located
+        located.release()
+        self.forget(found[0])
+        return None
+
+    def numbers(self, root: Digest) -> tuple[int, ...]:
+        """The numbers of the encoded chunks of a version that are here."""
+        pack = self._packs.get(root)
+        return () if pack is None else tuple(pack.places)
+
+    def forget(self, root: Digest) -> None:
+        """Give out nothing of a version any more."""
+        with self._lock:
+            pack = self._packs.pop(root, None)
+            if pack is None:
+                return
+            for digest in pack.numbers:
+                if self._by_digest.get(digest, (None, 0))[0] == root:
+                    del self._by_digest[digest]
+        self.descriptors.drop(("forms", pack.path))
+
+    def files(self, root: Digest) -> list[Path]:
+        """The files of a version's encoded chunks."""
+        return [path for path in (self._whole(root), self.home.forms / f"{root.hex()}.part") if path.exists()]
+
+    def remove(self, root: Digest) -> None:
+        """Remove a version's encoded chunks."""
+        self.forget(root)
+        for path in self.files(root):
+            remove_durably(path)
+
+    def _whole(self, root: Digest) -> Path:
+        return self.home.forms / f"{root.hex()}.pack"
+
+
+def _intact(fd: int, identity: Identity | None) -> bool:
+    """Whether a whole pack is what it was when it was entered; one that is being filled changes all the time."""
+    return identity is None or Identity.of(os.fstat(fd)) == identity

@@ -1,0 +1,178 @@
+"""Encode the chunks of a version that is being published: in full, and against each base that is here.
+
+Chunks are read where they stand, encoded on all cores, a bounded number at a time, and written to one pack in the
+order of the rows. Of the ways to encode a chunk against its bases each set keeps its own; a form that does not pay is
+left out, and then the chunk itself is what travels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from p2psync import codec
+from p2psync.content import BlobKind, Digest
+from p2psync.limits import ENCODE_CHUNKS_MAX, ENCODE_THREADS_MAX, FORM_GAIN_MIN
+from p2psync.manifest import Blob, Chunk, Encoded, Manifest, Piece, SetKind, build_forms, chunk_table, match_tensors
+from p2psync.store.locate import locate_installed
+from p2psync.store.opened import OpenHome
+from p2psync.store.values import Meter, Progress
+
+# What a row of an encoded chunk costs a reader, at most, beside the chunk itself.
+_ROW_BYTES = 72
+
+Read = Callable[[Chunk], bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """What a publish made: ``nodes`` to sign, ``top`` that the root names, and how many encoded chunks there are."""
+
+    nodes: dict[Digest, bytes]
+    top: Digest | None
+    encoded: int
+    raw_bytes: int
+    encoded_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One chunk to encode, with the chunk of the base that stands at its place."""
+
+    chunk: Chunk
+    dtype: str
+    base: Digest | None = None
+
+
+def make_forms(opened: OpenHome, manifest: Manifest, read: Read, pack: Path, progress: Progress) -> Forms:
+    """Encode a version into ``pack``, which is synced when this returns.
+
+    Args:
+        opened: Where the bases are.
+        manifest: The version, which names no forms yet. Deltas are made from those of its bases that are here.
+        read: Gives the bytes of one of its chunks, None where they are not what they were.
+        pack: The file to make.
+        progress: Told about encoding.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    table = chunk_table(manifest)
+    dtypes = _dtypes(manifest)
+    full = [_Job(chunk, dtypes[chunk.digest]) for chunk in table if chunk.digest in dtypes]
+    plans: list[tuple[SetKind, Digest | None, list[_Job]]] = [(SetKind.FULL, None, full)]
+    for base in manifest.bases:
+        known = opened.manifests.get(base)
+        if known is not None:
+            plans.append((SetKind.DELTA, base, _delta_jobs(manifest, known, table)))
+    meter = Meter(progress, sum(job.chunk.length for _, _, jobs in plans for job in jobs), "encoding")
+    made = []
+    threads = min(ENCODE_THREADS_MAX, os.cpu_count() or 1)
+    with open(pack, "xb") as out, ThreadPoolExecutor(threads, thread_name_prefix="p2psync-encode") as pool:
+        work = _Encoding(opened, read, meter)
+        for kind, of, jobs in plans:
+            rows = []
+            for row, data in work.run(pool, jobs):
+                out.write(data)
+                rows.append(row)
+            made.append((kind, of, sum(table[row.chunk].length for row in rows), rows))
+        out.flush()
+        os.fsync(out.fileno())
+    meter.tell()
+    nodes, top, count = build_forms(made)
+    every = [row for _, _, _, rows in made for row in rows]
+    return Forms(nodes, top, count, sum(table[r.chunk].length for r in every), sum(r.length for r in every))
+
+
+def _dtypes(manifest: Manifest) -> dict[Digest, str]:
+    """The dtype of each chunk of a tensor; of a chunk that stands in several, of the first."""
+    found: dict[Digest, str] = {}
+    for blob in _tensors(manifest):
+        for digest, _ in blob.chunks.walk(blob.length):
+            found.setdefault(digest, blob.dtype)
+    return found
+
+
+def _delta_jobs(manifest: Manifest, base: Manifest, table: Sequence[Chunk]) -> list[_Job]:
+    """The chunks that changed, each with the one that stands at its place in the matching tensor of the base."""
+    here = {digest for blob in _blobs(base) for digest, _ in blob.chunks.walk(blob.length)}
+    by_digest = {chunk.digest: chunk for chunk in table}
+    jobs: dict[int, _Job] = {}
+    for blob, before in match_tensors(manifest, base):
+        for (digest, length), (old, old_length) in zip(
+            blob.chunks.walk(blob.length), before.chunks.walk(before.length), strict=False
+        ):
+            chunk = by_digest[digest]
+            if digest not in here and length == old_length:
+                jobs.setdefault(chunk.index, _Job(chunk, blob.dtype, old))
+    return [jobs[index] for index in sorted(jobs)]
+
+
+class _Encoding:
+    """Encodes chunks on several threads; what comes out is in order."""
+
+    def __init__(self, opened: OpenHome, read: Read, meter: Meter) -> None:
+        self._opened = opened
+        self._read = read
+        self._meter = meter
+        self._full_length: dict[int, int] = {}
+
+    def run(self, pool: ThreadPoolExecutor, jobs: Iterable[_Job]) -> Iterator[tuple[Encoded, bytes]]:
+        """Each chunk whose form pays, as a row and its bytes."""
+        turns = iter(jobs)
+        begun: deque[tuple[_Job, Future[bytes | None]]] = deque()
+        begun.extend((job, pool.submit(self._encode, job)) for job in islice(turns, ENCODE_CHUNKS_MAX))
+        while begun:
+            job, future = begun.popleft()
+            data = future.result()
+            begun.extend((more, pool.submit(self._encode, more)) for more in islice(turns, 1))
+            self._meter.advance(job.chunk.length)
+            if data is not None:
+                row = Encoded(job.chunk.index, data[0], Digest.of(data), len(data), _bases(job))
+                yield row, data
+
+    def _encode(self, job: _Job) -> bytes | None:
+        raw = self._read(job.chunk)
+        if raw is None:
+            return None
+        if job.base is None:
+            data = codec.encode_full(raw, job.dtype)
+            best = job.chunk.length
+        else:
+            before = _installed(self._opened, job.base)
+            data = codec.encode_delta(raw, before, job.dtype) if before is not None else None
+            best = self._full_length.get(job.chunk.index, job.chunk.length)
+        if data is None or len(data) + _ROW_BYTES > best * (1 - FORM_GAIN_MIN):
+            return None
+        if job.base is None:
+            self._full_length[job.chunk.index] = len(data)
+        return data
+
+
+def _bases(job: _Job) -> tuple[Piece, ...]:
+    return () if job.base is None else (Piece(job.base),)
+
+
+def _installed(opened: OpenHome, digest: Digest) -> bytes | None:
+    """The bytes of a chunk of a base, proved: a delta from rotten bytes would fit nobody's."""
+    located = locate_installed(opened, digest)
+    if located is None:
+        return None
+    try:
+        data = located.read()
+        return data if Digest.of(data) == digest else None
+    finally:
+        located.release()
+
+
+def _blobs(manifest: Manifest) -> Iterator[Blob]:
+    return (blob for file in manifest.files for blob in file.blobs)
+
+
+def _tensors(manifest: Manifest) -> Iterator[Blob]:
+    return (blob for blob in _blobs(manifest) if blob.kind is BlobKind.TENSOR)
