@@ -268,9 +268,8 @@ STALL_S: Final = 30.0
 LAN_LANES: Final = 4
 # One cubic connection at 1 % loss and 50 ms gets a tenth of a 20 Mbit/s line; sixteen get 0.94 of it.
 WAN_LANES: Final = 16
-# An outside link that nobody has measured is priced at 20 Mbit/s, a LAN at a gigabit, a folder as a USB stick.
+# An outside link that nobody has measured is priced at 20 Mbit/s, a folder as a USB stick.
 OUTSIDE_BYTES_PER_S: Final = 2.5e6
-LAN_BYTES_PER_S: Final = 117e6
 FOLDER_BYTES_PER_S: Final = 200e6
 # Chunks that are decoded at once; each holds itself, its base and what the decoder makes meanwhile (16 MiB at most).
 DECODE_THREADS: Final = 2

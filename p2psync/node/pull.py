@@ -320,9 +320,13 @@ class Pull:
         )
 
     def _link_bytes_per_s(self, sources: SourceSet) -> float:
-        """What the thinnest link that this pull may have to use gives, as far as anybody knows."""
-        kinds = {FOLDER if s.url.startswith("file:") else s.kind.value for s in sources.all}
-        return min((self._rates.expected(kind) for kind in kinds), default=self._rates.expected("lan"))
+        """What forms are priced at: the outside link, also where only peers are asked.
+
+        Peers keep the forms that the outside link made the best, so whoever prices alike asks for what they have; and a
+        gigabit is not so fast that decoding would lose against it.
+        """
+        folders = sources.all and all(source.url.startswith("file:") for source in sources.all)
+        return self._rates.expected(FOLDER if folders else SourceKind.WAN.value)
 
     async def _foretell(
         self, sources: SourceSet, head: Head, manifest: Manifest, files: tuple[int, ...]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from p2psync.errors import UsageError
-from p2psync.limits import FOLDER_BYTES_PER_S, KIB, LAN_BYTES_PER_S, MIB, OUTSIDE_BYTES_PER_S
+from p2psync.limits import FOLDER_BYTES_PER_S, KIB, MIB, OUTSIDE_BYTES_PER_S
 from p2psync.swarm import Ask, TokenBucket
 from p2psync.transport import SourceKind
 
@@ -24,7 +24,7 @@ _BUCKETS_MAX: Final = 1024
 _JUDGED_BYTES_MIN: Final = 8 * MIB
 # The kind of a source that is a folder.
 FOLDER: Final = "folder"
-_EXPECTED: Final = {"wan": OUTSIDE_BYTES_PER_S, "lan": LAN_BYTES_PER_S, FOLDER: FOLDER_BYTES_PER_S}
+_EXPECTED: Final = {"wan": OUTSIDE_BYTES_PER_S, FOLDER: FOLDER_BYTES_PER_S}
 NAMES: Final = ("wan_down", "up", "wan_up", "lan_up", "peer_up")
 
 
@@ -64,13 +64,13 @@ class Rates:
         self._measured: dict[str, float] = {}
 
     def expected(self, kind: str) -> float:
-        """Bytes per second that a link of this kind (wan, lan or folder) is expected to give to one more fetch."""
+        """Bytes per second that a link of this kind (wan or folder) is expected to give to one more fetch."""
         rate = self._measured.get(kind, _EXPECTED[kind])
         return min(rate, self.limits.wan_down or rate) if kind == "wan" else rate
 
     def measured(self, kind: str, count: int, seconds: float) -> None:
         """A fetch that was busy all the time took ``count`` bytes over a link of this kind."""
-        if count >= _JUDGED_BYTES_MIN and seconds > 0:
+        if kind in _EXPECTED and count >= _JUDGED_BYTES_MIN and seconds > 0:
             self._measured[kind] = count / seconds
 
     def set(self, limits: Limits) -> None:
