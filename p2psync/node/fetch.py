@@ -405,6 +405,8 @@ class Fetch:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             await asyncio.wait([future])
+            # What went wrong in it no longer concerns anybody, and is not to be reported as forgotten.
+            future.exception()
             raise
 
     def _prove_and_write(self, source: Source, chunk: Chunk, view: memoryview) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from p2psync import codec
 from p2psync.content import BlobKind, Digest
-from p2psync.limits import ENCODE_CHUNKS_MAX, ENCODE_THREADS_MAX, FORM_GAIN_MIN
+from p2psync.limits import DELTA_TRIES, ENCODE_CHUNKS_MAX, ENCODE_THREADS_MAX, FORM_GAIN_MIN
 from p2psync.manifest import Blob, Chunk, Encoded, Manifest, Piece, SetKind, build_forms, chunk_table, match_tensors
 from p2psync.store.locate import locate_installed
 from p2psync.store.opened import OpenHome
@@ -47,6 +47,7 @@ class _Job:
     chunk: Chunk
     dtype: str
     base: Digest | None = None
+    tensor: int = 0
 
 
 def make_forms(opened: OpenHome, manifest: Manifest, read: Read, pack: Path, progress: Progress) -> Forms:
@@ -103,13 +104,13 @@ def _delta_jobs(manifest: Manifest, base: Manifest, table: Sequence[Chunk]) -> l
     here = {digest for blob in _blobs(base) for digest, _ in blob.chunks.walk(blob.length)}
     by_digest = {chunk.digest: chunk for chunk in table}
     jobs: dict[int, _Job] = {}
-    for blob, before in match_tensors(manifest, base):
+    for number, (blob, before) in enumerate(match_tensors(manifest, base)):
         for (digest, length), (old, old_length) in zip(
             blob.chunks.walk(blob.length), before.chunks.walk(before.length), strict=False
         ):
             chunk = by_digest[digest]
             if digest not in here and length == old_length:
-                jobs.setdefault(chunk.index, _Job(chunk, blob.dtype, old))
+                jobs.setdefault(chunk.index, _Job(chunk, blob.dtype, old, number))
     return [jobs[index] for index in sorted(jobs)]
 
 
@@ -121,10 +122,15 @@ class _Encoding:
         self._read = read
         self._meter = meter
         self._full_length: dict[int, int] = {}
+        # Of each tensor: how many chunks were tried against the base, and whether any was worth it.
+        self._tried: dict[int, int] = {}
+        self._worth: set[int] = set()
 
     def run(self, pool: ThreadPoolExecutor, jobs: Iterable[_Job]) -> Iterator[tuple[Encoded, bytes]]:
         """Each chunk whose form pays, as a row and its bytes."""
         turns = iter(jobs)
+        self._tried.clear()
+        self._worth.clear()
         begun: deque[tuple[_Job, Future[bytes | None]]] = deque()
         begun.extend((job, pool.submit(self._encode, job)) for job in islice(turns, ENCODE_CHUNKS_MAX))
         while begun:
@@ -144,13 +150,26 @@ class _Encoding:
             data = codec.encode_full(raw, job.dtype)
             best = job.chunk.length
         else:
-            before = _installed(self._opened, job.base)
-            data = codec.encode_delta(raw, before, job.dtype) if before is not None else None
+            data = self._delta(job, raw)
             best = self._full_length.get(job.chunk.index, job.chunk.length)
         if data is None or len(data) + _ROW_BYTES > best * (1 - FORM_GAIN_MIN):
             return None
         if job.base is None:
             self._full_length[job.chunk.index] = len(data)
+        else:
+            self._worth.add(job.tensor)
+        return data
+
+    def _delta(self, job: _Job, raw: bytes) -> bytes | None:
+        """A delta, unless the first chunks of the tensor have shown that it has little in common with the base's.
+
+        Finding out that nothing is gained takes longer than anything else in a publish.
+        """
+        if self._tried.get(job.tensor, 0) >= DELTA_TRIES and job.tensor not in self._worth:
+            return None
+        before = _installed(self._opened, job.base) if job.base is not None else None
+        data = codec.encode_delta(raw, before, job.dtype) if before is not None else None
+        self._tried[job.tensor] = self._tried.get(job.tensor, 0) + 1
         return data
 
 

@@ -1,0 +1,116 @@
+"""What a publish encodes: what pays, in the order of the rows, and nothing of what has nothing in common."""
+
+import numpy as np
+import pytest
+
+from p2psync import codec
+from p2psync.content import Digest
+from p2psync.limits import DELTA_TRIES, MIB
+from p2psync.manifest import Reference, SetKind, chunk_table
+from p2psync.store import Store
+from tests.integration.test_forms import bfloat16, write
+from tests.stores import NAME, publish
+
+ELEMENTS = 6 * MIB // 2
+
+
+def weights(seed, step=0.0, elements=ELEMENTS):
+    values = np.random.default_rng(seed).normal(0, 0.02, elements)
+    return {
+        "blocks.0.weight": bfloat16(values + np.random.default_rng(99).normal(0, step, elements) if step else values)
+    }
+
+
+@pytest.fixture
+def based(tmp_path):
+    """A store with a version of six chunks."""
+    with Store.open(tmp_path / "home") as store:
+        publish(store, write(tmp_path / "base", weights(1)), "base")
+        yield store
+
+
+def rows(store, version):
+    return list(store.forms(store.manifest(version.root)).rows())
+
+
+def test_each_encoded_chunk_decodes_to_its_chunk(based, tmp_path):
+    """What the signed rows name stands in the pack, and gives the chunk with the base that the row names."""
+    folder = write(tmp_path / "tuned", weights(1, 3e-5))
+    version = publish(based, folder, "tuned", bases=(Reference(NAME, "base"),))
+    found = rows(based, version)
+    assert {one.kind for _, one, _ in found} == {SetKind.FULL, SetKind.DELTA}
+    table = chunk_table(based.manifest(version.root))
+    for number, one, row in found:
+        located = based.locate(row.digest)
+        data = located.read()
+        located.release()
+        bases = [based.read_chunk(piece.digest) for piece in row.bases]
+        raw = codec.decode(data, bases, table[row.chunk].length)
+        assert Digest.of(raw) == table[row.chunk].digest
+        assert len(data) < table[row.chunk].length
+        assert (one.kind is SetKind.DELTA) == bool(bases)
+        assert number >= len(table)
+
+
+def test_unrelated_weights_get_no_deltas_and_are_given_up_early(based, tmp_path, monkeypatch):
+    """A sibling that shares names and shapes alone costs a few tries, and is offered in full."""
+    tried = []
+    honest = codec.encode_delta
+
+    def counted(raw, base, dtype):
+        tried.append(len(raw))
+        return honest(raw, base, dtype)
+
+    monkeypatch.setattr(codec, "encode_delta", counted)
+    monkeypatch.setattr("p2psync.store.forms.ENCODE_THREADS_MAX", 1)
+    version = publish(based, write(tmp_path / "sibling", weights(2)), "sibling", bases=(Reference(NAME, "base"),))
+    assert {one.kind for _, one, _ in rows(based, version)} == {SetKind.FULL}
+    assert len(tried) == DELTA_TRIES
+
+
+def test_an_unchanged_chunk_gets_no_delta(based, tmp_path):
+    """It is on the disk of everybody who has the base."""
+    tuned = weights(1)
+    tuned["blocks.0.weight"] = tuned["blocks.0.weight"].copy()
+    tuned["blocks.0.weight"][:100] ^= 1
+    version = publish(based, write(tmp_path / "tuned", tuned), "tuned", bases=(Reference(NAME, "base"),))
+    assert [row.chunk for _, one, row in rows(based, version) if one.kind is SetKind.DELTA] == [1]
+
+
+def test_a_tensor_with_another_name_is_matched_by_its_shape(based, tmp_path):
+    """A rename together with a fine-tune still finds its base."""
+    tuned = {"layers.0.weight": weights(1, 3e-5)["blocks.0.weight"]}
+    version = publish(based, write(tmp_path / "tuned", tuned), "tuned", bases=(Reference(NAME, "base"),))
+    assert sum(one.kind is SetKind.DELTA for _, one, _ in rows(based, version)) == 6
+
+
+def test_the_pack_goes_with_its_version(based, tmp_path):
+    """Removing a version frees its encoded chunks; those of others stay."""
+    version = publish(based, write(tmp_path / "tuned", weights(1, 3e-5)), "tuned", bases=(Reference(NAME, "base"),))
+    folder = based.home / "forms"
+    assert len(list(folder.iterdir())) == 2
+    before = based.remove(Reference(NAME, "tuned"), dry_run=True).freed_bytes
+    pack = folder / f"{version.root.hex()}.pack"
+    assert before > pack.stat().st_size
+    gone = [row.digest for _, _, row in rows(based, version)]
+    based.remove(Reference(NAME, "tuned"), dry_run=False)
+    assert not pack.exists()
+    assert len(list(folder.iterdir())) == 1
+    assert gone
+    assert all(based.locate(digest) is None for digest in gone)
+
+
+def test_a_home_that_is_opened_again_still_has_them(based, tmp_path):
+    """The rows in the manifest say where each one stands; a pack of another size is not used."""
+    version = publish(based, write(tmp_path / "tuned", weights(1, 3e-5)), "tuned", bases=(Reference(NAME, "base"),))
+    digests = [row.digest for _, _, row in rows(based, version)]
+    based.close()
+    with Store.open(based.home) as again:
+        for digest in digests:
+            located = again.locate(digest)
+            assert Digest.of(located.read()) == digest
+            located.release()
+    pack = based.home / "forms" / f"{version.root.hex()}.pack"
+    pack.write_bytes(pack.read_bytes() + b"x")
+    with Store.open(based.home) as again:
+        assert all(again.locate(digest) is None for digest in digests)
