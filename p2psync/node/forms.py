@@ -77,7 +77,10 @@ async def choose_forms(wish: Wish, sources: SourceSet, link_bytes_per_s: float, 
     def wants(one: FormSet, first: int, end: int) -> bool:
         near = bisect_left(numbers, first)
         needed = near < len(numbers) and numbers[near] < end
-        return needed and (one.kind is not SetKind.DELTA or one.base in bases)
+        if one.kind is SetKind.RESIDUAL:
+            # Only who has another variant of this version has what these need.
+            return needed and len(wish.missing) < len(wish.table)
+        return needed and (one.base is None or one.base in bases)
 
     reader = FormsReader(manifest.forms, manifest.encoded, len(wish.table), wants)
     try:

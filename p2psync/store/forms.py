@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -21,12 +21,11 @@ from p2psync.limits import DELTA_TRIES, ENCODE_CHUNKS_MAX, ENCODE_THREADS_MAX, F
 from p2psync.manifest import Blob, Chunk, Encoded, Manifest, Piece, SetKind, build_forms, chunk_table, match_tensors
 from p2psync.store.locate import locate_installed
 from p2psync.store.opened import OpenHome
+from p2psync.store.residuals import Read, Residual, residuals
 from p2psync.store.values import Meter, Progress
 
 # What a row of an encoded chunk costs a reader, at most, beside the chunk itself.
 _ROW_BYTES = 72
-
-Read = Callable[[Chunk], bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +47,14 @@ class _Job:
     dtype: str
     base: Digest | None = None
     tensor: int = 0
+    residual: Residual | None = None
+
+    @property
+    def bases(self) -> tuple[Piece, ...]:
+        """What decoding needs."""
+        if self.residual is not None:
+            return self.residual.codes, self.residual.scales
+        return () if self.base is None else (Piece(self.base),)
 
 
 def make_forms(opened: OpenHome, manifest: Manifest, read: Read, pack: Path, progress: Progress) -> Forms:
@@ -71,11 +78,13 @@ def make_forms(opened: OpenHome, manifest: Manifest, read: Read, pack: Path, pro
         known = opened.manifests.get(base)
         if known is not None:
             plans.append((SetKind.DELTA, base, _delta_jobs(manifest, known, table)))
+    by_digest = {chunk.digest: chunk for chunk in table}
+    plans.append((SetKind.RESIDUAL, None, _residual_jobs(manifest, by_digest)))
     meter = Meter(progress, sum(job.chunk.length for _, _, jobs in plans for job in jobs), "encoding")
     made = []
     threads = min(ENCODE_THREADS_MAX, os.cpu_count() or 1)
     with open(pack, "xb") as out, ThreadPoolExecutor(threads, thread_name_prefix="p2psync-encode") as pool:
-        work = _Encoding(opened, read, meter)
+        work = _Encoding(opened, read, by_digest, meter)
         for kind, of, jobs in plans:
             rows = []
             for row, data in work.run(pool, jobs):
@@ -114,12 +123,21 @@ def _delta_jobs(manifest: Manifest, base: Manifest, table: Sequence[Chunk]) -> l
     return [jobs[index] for index in sorted(jobs)]
 
 
+def _residual_jobs(manifest: Manifest, table: Mapping[Digest, Chunk]) -> list[_Job]:
+    """The chunks that a quantised variant tells most of."""
+    jobs: dict[int, _Job] = {}
+    for one in residuals(manifest, table):
+        jobs.setdefault(one.chunk.index, _Job(one.chunk, one.dtype, residual=one))
+    return [jobs[index] for index in sorted(jobs)]
+
+
 class _Encoding:
     """Encodes chunks on several threads; what comes out is in order."""
 
-    def __init__(self, opened: OpenHome, read: Read, meter: Meter) -> None:
+    def __init__(self, opened: OpenHome, read: Read, table: Mapping[Digest, Chunk], meter: Meter) -> None:
         self._opened = opened
         self._read = read
+        self._table = table
         self._meter = meter
         self._full_length: dict[int, int] = {}
         # Of each tensor: how many chunks were tried against the base, and whether any was worth it.
@@ -139,25 +157,25 @@ class _Encoding:
             begun.extend((more, pool.submit(self._encode, more)) for more in islice(turns, 1))
             self._meter.advance(job.chunk.length)
             if data is not None:
-                row = Encoded(job.chunk.index, data[0], Digest.of(data), len(data), _bases(job))
-                yield row, data
+                yield Encoded(job.chunk.index, data[0], Digest.of(data), len(data), job.bases), data
 
     def _encode(self, job: _Job) -> bytes | None:
         raw = self._read(job.chunk)
         if raw is None:
             return None
-        if job.base is None:
-            data = codec.encode_full(raw, job.dtype)
-            best = job.chunk.length
-        else:
+        best = self._full_length.get(job.chunk.index, job.chunk.length)
+        if job.residual is not None:
+            data = job.residual.encode(raw, self._table, self._read)
+        elif job.base is not None:
             data = self._delta(job, raw)
-            best = self._full_length.get(job.chunk.index, job.chunk.length)
+        else:
+            data = codec.encode_full(raw, job.dtype)
         if data is None or len(data) + _ROW_BYTES > best * (1 - FORM_GAIN_MIN):
             return None
-        if job.base is None:
-            self._full_length[job.chunk.index] = len(data)
-        else:
+        if job.base is not None:
             self._worth.add(job.tensor)
+        elif job.residual is None:
+            self._full_length[job.chunk.index] = len(data)
         return data
 
     def _delta(self, job: _Job, raw: bytes) -> bytes | None:
@@ -171,10 +189,6 @@ class _Encoding:
         data = codec.encode_delta(raw, before, job.dtype) if before is not None else None
         self._tried[job.tensor] = self._tried.get(job.tensor, 0) + 1
         return data
-
-
-def _bases(job: _Job) -> tuple[Piece, ...]:
-    return () if job.base is None else (Piece(job.base),)
 
 
 def _installed(opened: OpenHome, digest: Digest) -> bytes | None:

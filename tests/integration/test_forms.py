@@ -69,7 +69,7 @@ def serve(home: Home) -> Serving:
 
 
 def test_an_update_costs_what_changed(publisher: Publisher, versions: list[Path], tmp_path: Path) -> None:
-    """The first pull moves planes, the second deltas; every byte is the publisher's, and pull -n told what would move."""
+    """The first pull moves planes, the second deltas; every byte is the publisher's, and pull -n foretold the moves."""
     node = publisher.node(tmp_path / "node")
     first = publisher.publish(versions[0], "acme/model:v1")
     assert [one["kind"] for one in first["forms"]] == ["full"]
@@ -187,7 +187,7 @@ def test_a_base_that_is_removed_meanwhile_costs_no_more_than_the_full_form(
 
 
 def test_a_chain_of_deltas_is_followed(publisher: Publisher, versions: list[Path], tmp_path: Path) -> None:
-    """The third version has deltas from the second alone: a node that holds the first goes over it, and keeps it not."""
+    """The third version has deltas from the second alone: a holder of the first goes over it, and keeps it not."""
     node = publisher.node(tmp_path / "node")
     publisher.publish(versions[0], "acme/model:v1")
     between = publisher.publish(versions[1], "acme/model:v2", "--base", "acme/model:v1")
@@ -244,3 +244,47 @@ def test_without_forms_nothing_is_encoded(publisher: Publisher, versions: list[P
         pulled = node.pull("acme/model:v1", "--from", seed.url)
     assert pulled["wire"]["wan"] > pulled["bytes"]["wan"]
     assert bytes_of(pulled) == (versions[0] / WEIGHTS).read_bytes()
+
+
+def quantised(tensors: dict[str, np.ndarray], *, axis: int) -> dict[str, tuple[str, np.ndarray]]:
+    """INT8 codes of BF16 matrices under their names, and one scale for each row (axis 0) or column (axis 1)."""
+    made: dict[str, tuple[str, np.ndarray]] = {}
+    for name, bits in tensors.items():
+        values = (bits.astype(np.uint32) << 16).view(np.float32)
+        if values.ndim == 2:
+            scales = (np.abs(values).max(axis=1 - axis) / np.float32(127)).astype(np.float32)
+            wide = scales[:, None] if axis == 0 else scales[None, :]
+            made[name] = "I8", np.clip(np.rint(values / wide), -127, 127).astype(np.int8)
+            made[f"{name}.scale"] = "F32", scales
+    return made
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_node_with_int8_gets_full_precision_for_a_part(publisher: Publisher, tmp_path: Path, axis: int) -> None:
+    """The residual tells BF16 by the codes that are here; whoever has none takes the planes."""
+    folder = tmp_path / "model"
+    write(folder / "full", weights(0))
+    header, at, parts = {}, 0, []
+    for name, (dtype, data) in quantised(weights(0), axis=axis).items():
+        header[name] = {"dtype": dtype, "shape": list(data.shape), "data_offsets": [at, at + data.nbytes]}
+        at += data.nbytes
+        parts.append(data.tobytes())
+    text = json.dumps(header).encode()
+    (folder / "int8").mkdir()
+    (folder / "int8" / WEIGHTS).write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
+    (folder / "p2psync.toml").write_text(
+        '[variants.int8]\nfiles = ["int8/**"]\ndefault = true\n[variants.bf16]\nfiles = ["full/**"]\n'
+    )
+    published = publisher.publish(folder, "acme/model:v1")
+    assert {one["kind"] for one in published["forms"]} == {"full", "residual"}
+    node, bare = publisher.node(tmp_path / "node"), publisher.node(tmp_path / "bare")
+    with serve(publisher.home) as seed:
+        node.pull("acme/model:v1", "--from", seed.url)
+        upgraded = node.pull("acme/model:v1", "--from", seed.url, "--variant", "bf16")
+        whole = bare.pull("acme/model:v1", "--from", seed.url, "--variant", "bf16")
+    for pulled in (upgraded, whole):
+        assert (Path(pulled["path"]) / "full" / WEIGHTS).read_bytes() == (folder / "full" / WEIGHTS).read_bytes()
+    assert upgraded["bytes"]["patched"] > 0.99 * upgraded["bytes"]["total"]
+    assert upgraded["wire"]["wan"] < 0.35 * upgraded["bytes"]["total"]
+    assert whole["bytes"]["patched"] == 0
+    assert whole["wire"]["wan"] > 0.6 * whole["bytes"]["total"]
