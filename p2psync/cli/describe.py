@@ -43,10 +43,12 @@ def pulled(result: Json) -> list[str]:
     rows = [
         ("installed", f"{name}, {size(counted['total'])} in {duration(result['seconds'])}"),
         ("reused", size(counted["reused"]) if counted["reused"] else ""),
-        ("patched", size(counted["patched"]) if counted["patched"] else ""),
+        ("patched", size(counted["patched"]) + " from deltas" if counted["patched"] else ""),
         ("lan", size(counted["lan"]) + " from peers" if counted["lan"] else ""),
         ("wan", size(counted["wan"]) + " from outside" if counted["wan"] else ""),
     ]
+    moved = sum(result["wire"].values())
+    rows.append(("moved", f"{size(moved)}, heads and all" if fetched else ""))
     rate = f"{size(round(fetched / result['seconds']))}/s" if fetched and result["seconds"] > 0 else ""
     return pairs([*rows, ("rate", rate)])
 
