@@ -100,6 +100,7 @@ def test_pull_prints_the_path(cli, node, pulled):
         ["reused", "4.00", "MB"],
         ["lan", "5.00", "MB", "from", "peers"],
         ["wan", "1.00", "MB", "from", "outside"],
+        ["moved", "14", "B,", "heads", "and", "all"],
         ["rate", "3.00", "MB/s"],
     ]
     quiet = cli("pull", REF, "-q")
