@@ -259,6 +259,7 @@ def status(result: Json) -> list[str]:
             ("node", result["node"] or "none yet"),
             ("models", f"{plural(result['models'], 'version')}, {size(store['bytes'])}"),
             ("partial", size(store["partial_bytes"]) if store["partial_bytes"] else ""),
+            ("forms", size(store["forms_bytes"]) if store["forms_bytes"] else ""),
             ("free", size(store["free"])),
             *(_site_rows(result) if result["links"] else ()),
         ]

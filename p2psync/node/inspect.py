@@ -146,6 +146,7 @@ def _status(home: Path, _args: Mapping[str, Any]) -> Json:
             "store": {
                 "bytes": usage.models_bytes,
                 "partial_bytes": usage.partial_bytes,
+                "forms_bytes": usage.forms_bytes,
                 "free": usage.free_bytes,
             },
             "partials": [

@@ -9,7 +9,7 @@ from contextlib import suppress
 from p2psync.manifest import Head
 from p2psync.store.home import free_bytes
 from p2psync.store.index import InstallRow
-from p2psync.store.opened import OpenHome
+from p2psync.store.opened import OpenHome, files_below
 from p2psync.store.prune import unfinished
 from p2psync.store.values import Usage, VersionInfo
 
@@ -60,12 +60,14 @@ def usage(opened: OpenHome) -> Usage:
                 facts = os.lstat(os.path.join(folder, name))
                 inodes[facts.st_dev, facts.st_ino] = facts.st_blocks * _BLOCK_BYTES
     pulls = tuple(unfinished(opened))
+    packs = files_below(opened.home.forms) if opened.home.forms.is_dir() else []
     return Usage(
         models_bytes=sum(inodes.values()),
         partial_bytes=sum(pull.disk_bytes for pull in pulls),
         free_bytes=free_bytes(opened.home.path),
         versions=len(opened.index.installs()),
         withdrawn=sum(not opened.proved(row) for row in opened.index.all_files()),
+        forms_bytes=sum(_blocks(os.fspath(pack)) for pack in packs),
         unfinished=pulls,
     )
 

@@ -189,4 +189,5 @@ class Usage:
     free_bytes: int
     versions: int
     withdrawn: int
+    forms_bytes: int = 0
     unfinished: tuple[Unfinished, ...] = field(default_factory=tuple)

@@ -72,9 +72,11 @@ FROZEN = {
         "seconds:n? tiled:b unknown:as"
     ),
     "status": (
-        "home:s pid:i? serving:s? node:s? models:i store.bytes:i store.partial_bytes:i store.free:i "
+        "home:s pid:i? serving:s? node:s? models:i "
+        "store.bytes:i store.partial_bytes:i store.forms_bytes:i store.free:i "
         "partials[].digest:s partials[].name:s partials[].done:i partials[].total:i "
-        "transfers[].reference:s transfers[].done:i transfers[].total:i transfers[].lan:i transfers[].wan:i transfers[].patched:i "
+        "transfers[].reference:s transfers[].done:i transfers[].total:i transfers[].lan:i transfers[].wan:i "
+        "transfers[].patched:i "
         "site:s? neighbours:i links:o? links.wan.received:i links.wan.sent:i links.lan.received:i links.lan.sent:i "
         "limits:o? limits.wan_down:n? limits.up:n? limits.wan_up:n? limits.lan_up:n? limits.peer_up:n? discovery:s?"
     ),
