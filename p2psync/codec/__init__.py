@@ -95,17 +95,18 @@ def decode(encoded: Data, bases: Sequence[Data], raw_bytes: int) -> bytearray:
 
 
 def _decode(form: Form, body: memoryview, bases: Sequence[Data], layout: Layout, raw_bytes: int) -> bytearray:
-    from p2psync.codec import difference, narrow, planes, sparse, tight
+    from p2psync.codec import difference, narrow, planes, residual, sparse, tight
 
     if form is Form.PLANES:
         return planes.decode(body, layout, raw_bytes)
     if form is Form.NARROW:
         return narrow.decode(body, layout, raw_bytes)
     if form is Form.RESIDUAL:
-        from p2psync.codec import residual
-
         return residual.decode(body, bases[0], bases[1], layout, raw_bytes)
     if len(bases[0]) != raw_bytes:
         raise MalformedError(f"a base of {len(bases[0])} bytes for a chunk of {raw_bytes}")
-    delta = {Form.SPARSE: sparse, Form.DIFFERENCE: difference, Form.TIGHT: tight}[form]
-    return delta.decode(body, bases[0], layout)
+    if form is Form.SPARSE:
+        return sparse.decode(body, bases[0], layout)
+    if form is Form.DIFFERENCE:
+        return difference.decode(body, bases[0], layout)
+    return tight.decode(body, bases[0], layout)

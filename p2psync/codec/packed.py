@@ -1,7 +1,7 @@
 """Hides the full form of everything that is no float of two or four bytes: its bytes in one frame.
 
-Quantised weights and floats of one byte have a distribution and nothing else, which the order-0 coder takes. Of what has
-no layout of its own, tables of indexes or the formats of other projects, repetitions are tried as well.
+Quantised weights and floats of one byte have a distribution and nothing else, which the order-0 coder takes. Of what
+has no layout of its own, tables of indexes or the formats of other projects, repetitions are tried as well.
 """
 
 from __future__ import annotations

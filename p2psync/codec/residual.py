@@ -2,12 +2,13 @@
 
 A code times its scale, in F32 and rounded to the nearest BF16 or F16, is near the element it was made from: half a step
 of the grid away at most, where plain rounding made it. How many floats lie in half a step is told by the exponent of
-the product and by the scale. So the differences of bit patterns, sorted by these two, fall into classes of nearly uniform
-numbers that need hardly more bits than the codes left out.
+the product and by the scale. So the differences of bit patterns, sorted by these two, fall into classes of nearly
+uniform numbers, which need hardly more bits than the codes left out.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Any, Final
 
 import numpy as np
@@ -30,8 +31,9 @@ _SPAN: Final = 1 << 17
 # Quarter octaves of the width of a step: finer ones gain 0.02 bit an element and lose it to their tables.
 _OCTAVE_BITS: Final = 2
 _F32_MANTISSA_BITS: Final = 23
-# The key of code 0, whose distance is the element itself; those of others are a few octaves around 0.
+# The key of code 0, whose distance is the element itself; those of others lie in a few octaves above this one.
 _ZERO_KEY: Final = 128
+_USUAL_KEY: Final = 8
 
 
 def encode_residual(
@@ -47,12 +49,9 @@ def encode_residual(
     except (MalformedError, OverflowError):
         return None
     change = (elements(raw, layout) - products).view(signed(layout))
-    orders, cuts = _orders(key)
+    orders, classes = _sort(key)
     spans = [span[order] for span, order in zip(_spans(change), orders, strict=True)]
-    streams = []
-    for number in np.flatnonzero(np.diff(cuts).any(0)).tolist():
-        runs = [span[cut[number] : cut[number + 1]] for span, cut in zip(spans, cuts, strict=True)]
-        streams.append(pco.pack(np.concatenate(runs)))
+    streams = [pco.pack(np.concatenate([spans[n][run] for n, run in runs])) for runs in classes]
     lengths = b"".join(len(stream).to_bytes(_LENGTH_BYTES, "little") for stream in streams)
     encoded = bytes((Form.RESIDUAL, layout.code)) + head + lengths + b"".join(streams)
     return encoded if len(encoded) < len(raw) else None
@@ -130,40 +129,49 @@ def _keys(code: NDArray[np.int8], step: NDArray[np.float32], bits: NDArray[Any],
         # Below the normal floats the distance stays what it is at the smallest one.
         np.maximum(key, np.uint8(1 << _OCTAVE_BITS), out=key)
     key -= (step.view(np.uint32) >> np.uint32(_F32_MANTISSA_BITS - _OCTAVE_BITS)).astype(np.uint8)
-    np.putmask(key, code == 0, np.uint8(_ZERO_KEY))
+    key += np.uint8(_USUAL_KEY)
+    # Without a branch, a tenth of the time.
+    zero = (code == 0).view(np.uint8)
+    key &= zero - np.uint8(1)
+    zero *= np.uint8(_ZERO_KEY)
+    key |= zero
     return key
 
 
 def _merge(body: memoryview, key: NDArray[np.uint8], out: NDArray[Any]) -> None:
     """Fill ``out`` with what lengths and streams of the classes tell, which are all of ``body``."""
-    orders, cuts = _orders(key)
-    counts = np.diff(cuts)
-    held = np.flatnonzero(counts.any(0)).tolist()
-    at = len(held) * _LENGTH_BYTES
+    orders, classes = _sort(key)
+    at = len(classes) * _LENGTH_BYTES
     lengths = [int.from_bytes(body[i : i + _LENGTH_BYTES], "little") for i in range(0, at, _LENGTH_BYTES)]
     if at + sum(lengths) != len(body):
         raise MalformedError(f"a residual has {len(body)} bytes of streams, and tells of {at + sum(lengths)}")
-    parts: list[list[NDArray[Any]]] = [[] for _ in orders]
-    for number, length in zip(held, lengths, strict=True):
-        values = np.empty(int(counts[:, number].sum()), out.dtype)
+    moved = [np.empty(order.size, out.dtype) for order in orders]
+    for runs, length in zip(classes, lengths, strict=True):
+        values = np.empty(sum(run.stop - run.start for _, run in runs), out.dtype)
         pco.unpack(bytes(body[at : at + length]), values)
         at += length
-        for part, run in zip(parts, np.split(values, np.cumsum(counts[:-1, number])), strict=True):
-            part.append(run)
-    for span, order, part in zip(_spans(out), orders, parts, strict=True):
-        span[order] = np.concatenate(part)
+        start = 0
+        for number, run in runs:
+            end = start + run.stop - run.start
+            moved[number][run] = values[start:end]
+            start = end
+    for span, order, part in zip(_spans(out), orders, moved, strict=True):
+        span[order] = part
 
 
 def _spans(array: NDArray[Any]) -> list[NDArray[Any]]:
     return [array[start : start + _SPAN] for start in range(0, array.size, _SPAN)]
 
 
-def _orders(key: NDArray[np.uint8]) -> tuple[list[NDArray[np.intp]], NDArray[np.intp]]:
-    """For each span the stable order of its keys, and where in it each key begins, shape (spans, 257)."""
+def _sort(key: NDArray[np.uint8]) -> tuple[list[NDArray[np.intp]], list[list[tuple[int, slice]]]]:
+    """The stable order of the keys of each span, and for each class where it stands in the orders of which spans."""
     orders = [np.argsort(span, kind="stable") for span in _spans(key)]
-    every = np.arange(256, dtype=np.uint8)
-    cuts = [
-        np.append(np.searchsorted(span[order], every), order.size)
-        for span, order in zip(_spans(key), orders, strict=True)
-    ]
-    return orders, np.stack(cuts)
+    classes: dict[int, list[tuple[int, slice]]] = {}
+    for number, (span, order) in enumerate(zip(_spans(key), orders, strict=True)):
+        start = 0
+        while start < order.size:
+            of = int(span[order[start]])
+            end = bisect_right(order, of, lo=start, key=span.__getitem__)
+            classes.setdefault(of, []).append((number, slice(start, end)))
+            start = end
+    return orders, [classes[of] for of in sorted(classes)]

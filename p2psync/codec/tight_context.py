@@ -100,14 +100,14 @@ def choose(base: NDArray[Any], change: NDArray[Any], layout: Layout) -> Context 
             bits, best = variant, Context(block, activity, bounds, _moving(seen_joint, bounds))
     # Sizes within a bucket are told bit by bit, sorted or not.
     octaves = np.maximum((np.arange(_BUCKETS) % (_BUCKETS // 2) - 1) // 4 - 2, 0)
-    within = weight * float(joint.sum(0) @ octaves)
+    within = weight * float((joint.sum(0) * octaves).sum())
     unsorted = _split(joint.sum(0, keepdims=True), weight)[0]
     return best if bits + within < _WORTH * (unsorted + within) else None
 
 
-def _sample(array: NDArray[Any], stretch: int = _STRETCH, most: int = _SAMPLE) -> NDArray[Any]:
-    """Every so-manieth stretch of ``array``, or all of it where it is small or no multiple of a stretch."""
-    step = array.size // (most * stretch // _STRETCH)
+def _sample(array: NDArray[Any], stretch: int = _STRETCH) -> NDArray[Any]:
+    """One stretch of ``array`` in so many, or all of it where it is small or no multiple of a stretch."""
+    step = array.size // (_SAMPLE * stretch // _STRETCH)
     return array if step < 2 or array.size % stretch else array.reshape(-1, stretch)[::step].ravel()
 
 
@@ -128,18 +128,16 @@ def _sizes(
     base: NDArray[Any], change: NDArray[Any], layout: Layout, joint: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What changed in each finest block in all, and what the keys of its elements let expect."""
-    size = np.append(((np.arange(1, _BUCKETS // 2) + _ZERO) << 21).astype(np.uint32).view(np.float32), 0)[
-        np.arange(_BUCKETS) % (_BUCKETS // 2) - 1
-    ]
-    mean = (joint @ size) / np.maximum(joint.sum(1), 1)
+    bucket = np.arange(_BUCKETS) % (_BUCKETS // 2)
+    size = np.where(bucket, (bucket + _ZERO << 21).astype(np.uint32).view(np.float32), 0)
+    held = np.maximum(joint.sum(1), 1)
+    mean = ((joint * size).sum(1) / held).astype(np.float32)
     # One element that became another altogether says nothing about its neighbours.
-    most = np.float32(255 + 16 * float(joint.sum(0) @ size) / joint.sum())
+    most = np.float32(255 + 16 * float((joint * size).sum()) / int(joint.sum()))
     moved = np.minimum(np.abs(change.astype(np.float32)), most)
-    key = keys(base, layout, None)
-    return (
-        moved.reshape(-1, 1 << _BLOCKS[0]).sum(1),
-        mean.astype(np.float32).take(key).reshape(-1, 1 << _BLOCKS[0]).sum(1),
-    )
+    expected = mean.take(keys(base, layout, None))
+    finest = (-1, 1 << _BLOCKS[0])
+    return moved.reshape(finest).sum(1), expected.reshape(finest).sum(1)
 
 
 def _activity(found: NDArray[np.float32], expected: NDArray[np.float32], finest: int) -> NDArray[np.uint8]:

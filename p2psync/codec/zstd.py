@@ -35,7 +35,10 @@ _idle_readers: list[zstandard.ZstdDecompressor] = []
 
 def pack(data: Any) -> bytes:
     """One frame of ``data``, a contiguous buffer, by its distribution alone."""
-    packer = _idle_packers.pop() if _idle_packers else zstandard.ZstdCompressor(compression_params=_ORDER_0)
+    try:
+        packer = _idle_packers.pop()
+    except IndexError:
+        packer = zstandard.ZstdCompressor(compression_params=_ORDER_0)
     frame = packer.compress(data)
     _idle_packers.append(packer)
     return frame
@@ -71,7 +74,10 @@ def _read(frame: bytes | memoryview, size: int) -> bytes:
         raise MalformedError(f"a zstandard frame declares {told.content_size} bytes where {size} are due")
     if told.window_size > _WINDOW_BYTES_MAX or told.dict_id:
         raise MalformedError(f"a zstandard frame wants a window of {told.window_size} bytes, dictionary {told.dict_id}")
-    reader = _idle_readers.pop() if _idle_readers else zstandard.ZstdDecompressor()
+    try:
+        reader = _idle_readers.pop()
+    except IndexError:
+        reader = zstandard.ZstdDecompressor()
     # A reader that failed is not used again.
     data = reader.decompress(frame, allow_extra_data=False)
     _idle_readers.append(reader)
