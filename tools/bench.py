@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
 """Measure p2psync beside its peers, and write what came out to benchmarks/NAME.json.
 
-usage: tools/bench.py dataplane|site|simulation [--only GROUP]... [--rounds N] [--seeds N,N] [--way WAY]...
-                      [--work DIR] [--quick]
+usage: tools/bench.py dataplane|site|simulation|codec|delta [--only GROUP]... [--rounds N] [--seeds N,N] [--way WAY]...
+                      [--pairs DIR] [--work DIR] [--quick]
 
-The README's table is made from the file by tools/readme.py. Needs nginx, curl, aria2 and rsync from the system; `site`
-runs in network namespaces and needs root and iproute2 besides.
+The README's tables are made from the files by tools/readme.py. Needs nginx, curl, aria2 and rsync from the system;
+`site` runs in network namespaces and needs root and iproute2 besides. `codec` and `delta` need zstd and xdelta3
+instead, and the models that tools/make_pairs.py makes.
 """
 
 from __future__ import annotations
 
 import argparse
 import compileall
+import importlib.metadata
 import shutil
 import sys
 import tempfile
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import environment
+import make_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +33,22 @@ _ROUNDS = 5
 # A quick look divides every size by this and makes one round: it shows that the machinery runs, and no number.
 _QUICK = 16
 _NEEDED = ("nginx", "curl", "aria2c", "rsync")
+# The benchmarks of bytes alone: no network, no other process to wait for.
+_CODING = ("codec", "delta")
+_CODING_NEEDED = ("zstd", "xdelta3")
+_CODING_PACKAGES = (
+    "blosc2",
+    "bsdiff4",
+    "constriction",
+    "hdiffpatch",
+    "lmzip",
+    "numpy",
+    "pcodec",
+    "pyfastcdc",
+    "z4ai",
+    "zipnn",
+    "zstandard",
+)
 
 
 def _dataplane() -> dict[str, Callable[[Bench], Group]]:
@@ -73,17 +92,29 @@ def _simulation(arguments: argparse.Namespace) -> dict[str, Callable[[Bench], Gr
     return simulate.questions(tuple(arguments.seeds))
 
 
+def _coding(arguments: argparse.Namespace) -> dict[str, Callable[[Bench], Group]]:
+    from benchmarks import codec, delta
+
+    questions = codec.questions if arguments.name == "codec" else delta.questions
+    return questions(arguments.pairs.resolve())
+
+
 def _file(arguments: argparse.Namespace) -> Path:
     return environment.ROOT / "benchmarks" / f"{arguments.name}.json"
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure p2psync beside its peers.")
-    parser.add_argument("name", choices=["dataplane", "site", "simulation"])
+    parser.add_argument("name", choices=["dataplane", "site", "simulation", *_CODING])
     parser.add_argument("--only", action="append", metavar="GROUP", help="run this group; the others stay as they are")
     parser.add_argument("--rounds", type=int, default=_ROUNDS, help="rounds of everything that is timed (5)")
-    parser.add_argument("--seeds", type=_numbers, help="not dataplane: the seeds of the losses (1,2,3; with --quick 1)")
+    parser.add_argument(
+        "--seeds", type=_numbers, help="site, simulation: the seeds of the losses (1,2,3; with --quick 1)"
+    )
     parser.add_argument("--way", action="append", help="site: measure this way; the others stay as they are")
+    parser.add_argument(
+        "--pairs", type=Path, default=make_pairs.PAIRS, help="codec, delta: what make_pairs.py made (build/pairs)"
+    )
     parser.add_argument("--work", type=Path, help="a folder on the disk to measure (the system's temporary one)")
     parser.add_argument("--quick", action="store_true", help="small and once, to see that it runs; writes nothing")
     arguments = parser.parse_args()
@@ -97,13 +128,17 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def _cannot(name: str) -> str:
+def _cannot(arguments: argparse.Namespace) -> str:
     """Why a benchmark cannot run on this machine, or nothing."""
+    name = arguments.name
     if name == "simulation":
         return ""
-    missing = [name for name in _NEEDED if shutil.which(name, path="/usr/sbin:/usr/bin:/usr/local/bin") is None]
+    needed = _CODING_NEEDED if name in _CODING else _NEEDED
+    missing = [program for program in needed if shutil.which(program, path="/usr/sbin:/usr/bin:/usr/local/bin") is None]
     if missing:
         return f"not installed: {', '.join(missing)}"
+    if name in _CODING and (unmade := make_pairs.missing(arguments.pairs)):
+        return f"{len(unmade)} files are missing in {arguments.pairs}: run tools/make_pairs.py --out {arguments.pairs}"
     if name == "site":
         from tests.integration import site_lab
 
@@ -114,14 +149,15 @@ def _cannot(name: str) -> str:
 def main() -> int:
     """Returns the exit code: 0 if every bound was kept, 1 if one was missed, 2 if the benchmark cannot run."""
     arguments = _arguments()
-    environment.enter("dev", "bench")
-    groups = {"dataplane": lambda _: _dataplane(), "site": _site, "simulation": _simulation}[arguments.name](arguments)
+    environment.enter("dev", "codec" if arguments.name in _CODING else "bench")
+    targets = {"dataplane": lambda _: _dataplane(), "site": _site, "simulation": _simulation}
+    groups = targets.get(arguments.name, _coding)(arguments)
     chosen = arguments.only or list(groups)
     unknown = set(chosen) - groups.keys()
     if unknown:
         print(f"error: no such group: {', '.join(unknown)}\n\nhint: one of {', '.join(groups)}", file=sys.stderr)
         return 2
-    if reason := _cannot(arguments.name):
+    if reason := _cannot(arguments):
         print(f"error: {reason}", file=sys.stderr)
         return 2
     from benchmarks import report
@@ -147,16 +183,26 @@ def main() -> int:
 def _write(arguments: argparse.Namespace, work: Path, name: str, group: Group) -> None:
     from benchmarks import report
 
-    often = {"seeds": arguments.seeds} if arguments.name != "dataplane" else {"rounds": arguments.rounds}
+    often = {"seeds": arguments.seeds} if arguments.name in ("site", "simulation") else {"rounds": arguments.rounds}
     head = {
         "benchmark": arguments.name,
         "command": f"python3 tools/bench.py {arguments.name}",
         "seed": _SEED,
         **often,
         "machine": report.machine(work),
-        "versions": report.versions(),
+        "versions": report.versions() | (_coding_versions() if arguments.name in _CODING else {}),
     }
     report.write(_file(arguments), head, {name: group})
+
+
+def _coding_versions() -> dict[str, str]:
+    found = {}
+    for package in _CODING_PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
 
 
 if __name__ == "__main__":

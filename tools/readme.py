@@ -14,30 +14,55 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import codec_tables
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PACKAGE = ROOT / "p2psync"
 _COLUMN = 26
+_CODEC_FILES = ("codec.json", "delta.json")
 # The rooms from the top down, as docs/architecture.md draws them.
-_ROOMS = ("cli", "node", "store", "swarm", "transport", "trust", "manifest", "content")
+_ROOMS = ("cli", "node", "store", "swarm", "transport", "trust", "manifest", "codec", "content")
 
 
 def numbers(folder: Path = ROOT / "benchmarks") -> str:
-    """One Markdown table per benchmark file, each with the command and the machine that made it."""
+    """One Markdown table per benchmark file, each with the command and the machine that made it.
+
+    Those of codecs have tables of their own.
+    """
     parts = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(path for path in folder.glob("*.json") if path.name not in _CODEC_FILES):
         benchmark: dict[str, Any] = json.loads(path.read_text())
         lines = ["| | beside it, in the same run | p2psync | must be | |", "|---|---|---|---|---|"]
         for row in (row for group in benchmark["groups"].values() for row in group["table"]):
             verdict = ("met" if row["met"] else "missed") if row["bound"] else "shown"
             lines.append(f"| {row['what']} | {row['beside']} | **{row['ours']}** | {row['bound']} | {verdict} |")
-        machine = benchmark["machine"]
-        place = (
-            f"`{benchmark['command']}` on {machine['cores']} cores of {machine['cpu']}, {machine['filesystem']}, "
-            f"Python {benchmark['versions']['python']}; medians, every run in `benchmarks/{path.name}`."
-        )
-        parts.append("\n".join([*lines, "", place]))
+        parts.append("\n".join([*lines, "", _place(benchmark, path)]))
     return "\n\n".join(parts)
+
+
+def _place(benchmark: dict[str, Any], path: Path) -> str:
+    machine = benchmark["machine"]
+    return (
+        f"`{benchmark['command']}` on {machine['cores']} cores of {machine['cpu']}, {machine['filesystem']}, "
+        f"Python {benchmark['versions']['python']}; medians, every run in `benchmarks/{path.name}`."
+    )
+
+
+def _codec_tables(name: str, tables: Callable[[dict[str, Any]], str]) -> str:
+    path = ROOT / "benchmarks" / name
+    benchmark: dict[str, Any] = json.loads(path.read_text())
+    return f"{tables(benchmark)}\n\n{_place(benchmark, path)}"
+
+
+def full_forms() -> str:
+    """The tables of benchmarks/codec.json."""
+    return _codec_tables("codec.json", codec_tables.full_forms)
+
+
+def deltas() -> str:
+    """The tables of benchmarks/delta.json."""
+    return _codec_tables("delta.json", codec_tables.deltas)
 
 
 def layout() -> str:
@@ -61,7 +86,12 @@ def _entry(name: str, path: Path) -> str:
     return f"{name:<{_COLUMN}} {sentence}".rstrip()
 
 
-_PARTS: dict[str, Callable[[], str]] = {"numbers": numbers, "layout": layout}
+_PARTS: dict[str, Callable[[], str]] = {
+    "numbers": numbers,
+    "full forms": full_forms,
+    "deltas": deltas,
+    "layout": layout,
+}
 
 
 def updated(text: str) -> str:

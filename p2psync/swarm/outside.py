@@ -23,8 +23,10 @@ STARVED_S: Final = 10.0
 # four is not on such a link, and more connections only cost CPU.
 THICK_BYTES_PER_S: Final = 32 * MIB
 _JUDGE_S: Final = 0.25
-# With more chunks missing than this, parts have their full size whatever the others hold.
-_TAIL_CHUNKS: Final = 64
+# With more missing than this, parts have their full size whatever the others hold; more chunks are not looked at one
+# by one.
+_TAIL_BYTES: Final = 64 * MIB
+_TAIL_CHUNKS: Final = 256
 
 
 class Outside:
@@ -84,7 +86,8 @@ class Outside:
             source,
             lambda index: self._is_free(index, now_s),
             self._state.company.own,
-            budget=source.budget_bytes() if whole else PART_BYTES_MAX,
+            # Small chunks share a request, yet not so many that one slow connection holds up the rest.
+            budget=source.budget_bytes() if whole else part_bytes(self._left_bytes(), self._state.connections),
         )
         if not batch:
             return None
@@ -102,11 +105,11 @@ class Outside:
         return self._state.ask(name, [chunk], part, now_s)
 
     def _left_bytes(self) -> int:
-        """What the site still lacks, as far as the size of the next part depends on it."""
-        missing = self._state.missing
-        if len(missing) >= _TAIL_CHUNKS:
-            return _TAIL_CHUNKS * CHUNK_BYTES
-        return sum(chunk.length for chunk in missing.values() if not self._on_lan(chunk.index))
+        """What the site still lacks, as far as the size of the next request depends on it."""
+        state = self._state
+        if state.left_bytes >= _TAIL_BYTES or len(state.missing) >= _TAIL_CHUNKS:
+            return min(state.left_bytes, _TAIL_BYTES)
+        return sum(chunk.length for chunk in state.missing.values() if not self._on_lan(chunk.index))
 
     def _quota(self, now_s: float) -> int:
         """Requests that this node may have out to outside sources: its share, or what its last claims still need."""

@@ -292,7 +292,7 @@ class Session:
     def swap(self, old: int, new: int) -> bool:
         """Want one number in the place of another that gives the same bytes. False where that one is not missing."""
         state = self._state
-        if state.missing.pop(old, None) is None:
+        if not state.has(old):
             return False
         self._requests.stop(self._requests.askers(old))
         self._outside.drop(old)
@@ -300,7 +300,7 @@ class Session:
         self._lacks.discard((old,))
         self._instead.pop(new, None)
         if new not in self._have:
-            state.missing[new] = state.table[new]
+            state.want(new)
             self._lacks.add((new,))
             self._ranked += [new] if self._ranked else []
             self._requeue([new])
@@ -354,7 +354,7 @@ class Session:
         self._requests.arrived(ask, index)
         self._outside.arrived(index)
         self._lan.unclaim(index)
-        if self._state.missing.pop(index, None) is not None:
+        if self._state.has(index):
             self._lacks.discard((index,))
             self._voice.arrived(self._have.add((index,)), now_s)
 

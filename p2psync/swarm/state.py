@@ -21,7 +21,7 @@ LATE_FACTOR: Final = 4.0
 class State:
     """What is missing, who may be asked, who else is there, and what is under way.
 
-    ``connections`` are requests to outside sources of the whole site together.
+    ``connections`` are requests to outside sources of the whole site together; ``left_bytes`` are what is missing.
     """
 
     table: Sequence[Chunk]
@@ -31,6 +31,21 @@ class State:
     connections: int
     sources: dict[str, Source] = field(default_factory=dict)
     requests: Requests = field(default_factory=Requests)
+    left_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.left_bytes = sum(chunk.length for chunk in self.missing.values())
+
+    def want(self, index: int) -> None:
+        """A chunk is missing from now on."""
+        self.missing[index] = self.table[index]
+        self.left_bytes += self.table[index].length
+
+    def has(self, index: int) -> bool:
+        """A chunk is missing no more. Returns whether it was."""
+        chunk = self.missing.pop(index, None)
+        self.left_bytes -= chunk.length if chunk is not None else 0
+        return chunk is not None
 
     def ask(self, name: str, batch: Iterable[Chunk], part: Part | None, now_s: float) -> Ask:
         """Make a request of a source."""
