@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Measure p2psync beside its peers, and write what came out to benchmarks/NAME.json.
 
-usage: tools/bench.py dataplane|site|simulation|codec|delta [--only GROUP]... [--rounds N] [--seeds N,N] [--way WAY]...
-                      [--pairs DIR] [--work DIR] [--quick]
+usage: tools/bench.py dataplane|site|simulation|update|codec|delta [--only GROUP]... [--rounds N] [--seeds N,N]
+                      [--way WAY]... [--pairs DIR] [--work DIR] [--quick]
 
 The README's tables are made from the files by tools/readme.py. Needs nginx, curl, aria2 and rsync from the system;
-`site` runs in network namespaces and needs root and iproute2 besides. `codec` and `delta` need zstd and xdelta3
-instead, and the models that tools/make_pairs.py makes.
+`site` and `update` run in network namespaces and need root and iproute2 besides. `update`, `codec` and `delta` need the
+models that tools/make_pairs.py makes, and the last two zstd and xdelta3 instead of web servers.
 """
 
 from __future__ import annotations
@@ -92,6 +92,13 @@ def _simulation(arguments: argparse.Namespace) -> dict[str, Callable[[Bench], Gr
     return simulate.questions(tuple(arguments.seeds))
 
 
+def _update(arguments: argparse.Namespace) -> dict[str, Callable[[Bench], Group]]:
+    sys.path.append(str(environment.ROOT))
+    from benchmarks import update
+
+    return update.questions(arguments.pairs.resolve(), tuple(arguments.seeds))
+
+
 def _coding(arguments: argparse.Namespace) -> dict[str, Callable[[Bench], Group]]:
     from benchmarks import codec, delta
 
@@ -105,16 +112,15 @@ def _file(arguments: argparse.Namespace) -> Path:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure p2psync beside its peers.")
-    parser.add_argument("name", choices=["dataplane", "site", "simulation", *_CODING])
+    parser.add_argument("name", choices=["dataplane", "site", "simulation", "update", *_CODING])
     parser.add_argument("--only", action="append", metavar="GROUP", help="run this group; the others stay as they are")
     parser.add_argument("--rounds", type=int, default=_ROUNDS, help="rounds of everything that is timed (5)")
     parser.add_argument(
-        "--seeds", type=_numbers, help="site, simulation: the seeds of the losses (1,2,3; with --quick 1)"
+        "--seeds", type=_numbers, help="site, simulation, update: the seeds of the losses (1,2,3; with --quick 1)"
     )
     parser.add_argument("--way", action="append", help="site: measure this way; the others stay as they are")
-    parser.add_argument(
-        "--pairs", type=Path, default=make_pairs.PAIRS, help="codec, delta: what make_pairs.py made (build/pairs)"
-    )
+    pairs = "codec, delta, update: what make_pairs.py made (build/pairs)"
+    parser.add_argument("--pairs", type=Path, default=make_pairs.PAIRS, help=pairs)
     parser.add_argument("--work", type=Path, help="a folder on the disk to measure (the system's temporary one)")
     parser.add_argument("--quick", action="store_true", help="small and once, to see that it runs; writes nothing")
     arguments = parser.parse_args()
@@ -137,9 +143,9 @@ def _cannot(arguments: argparse.Namespace) -> str:
     missing = [program for program in needed if shutil.which(program, path="/usr/sbin:/usr/bin:/usr/local/bin") is None]
     if missing:
         return f"not installed: {', '.join(missing)}"
-    if name in _CODING and (unmade := make_pairs.missing(arguments.pairs)):
+    if name in (*_CODING, "update") and (unmade := make_pairs.missing(arguments.pairs)):
         return f"{len(unmade)} files are missing in {arguments.pairs}: run tools/make_pairs.py --out {arguments.pairs}"
-    if name == "site":
+    if name in ("site", "update"):
         from tests.integration import site_lab
 
         return site_lab.why_not()
@@ -150,7 +156,7 @@ def main() -> int:
     """Returns the exit code: 0 if every bound was kept, 1 if one was missed, 2 if the benchmark cannot run."""
     arguments = _arguments()
     environment.enter("dev", "codec" if arguments.name in _CODING else "bench")
-    targets = {"dataplane": lambda _: _dataplane(), "site": _site, "simulation": _simulation}
+    targets = {"dataplane": lambda _: _dataplane(), "site": _site, "simulation": _simulation, "update": _update}
     groups = targets.get(arguments.name, _coding)(arguments)
     chosen = arguments.only or list(groups)
     unknown = set(chosen) - groups.keys()
@@ -183,7 +189,8 @@ def main() -> int:
 def _write(arguments: argparse.Namespace, work: Path, name: str, group: Group) -> None:
     from benchmarks import report
 
-    often = {"seeds": arguments.seeds} if arguments.name in ("site", "simulation") else {"rounds": arguments.rounds}
+    seeded = arguments.name in ("site", "simulation", "update")
+    often = {"seeds": arguments.seeds} if seeded else {"rounds": arguments.rounds}
     head = {
         "benchmark": arguments.name,
         "command": f"python3 tools/bench.py {arguments.name}",
