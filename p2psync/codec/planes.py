@@ -20,6 +20,9 @@ from p2psync.errors import MalformedError
 _LENGTH_BYTES: Final = 3
 # A packed plane takes as long to read as the rest of the chunk, so it must save this share of its bytes.
 _GAIN_MIN: Final = 1 / 64
+# Elements that are looked at first, in so many places.
+_PROBE: Final = 1 << 13
+_PROBES: Final = 8
 # Elements that are taken apart, or put together, at once: what this takes stays in the second-level cache.
 _SPAN: Final = 1 << 16
 
@@ -29,17 +32,30 @@ def encode(raw: Data, layout: Layout) -> bytes | None:
 
     None where there is no whole element, or where an element is no float of two or four bytes.
     """
-    if not fits(len(raw), layout):
+    if not fits(len(raw), layout) or _is_noise(elements(raw, layout)):
         return None
     packed, parts = 0, []
     for number, plane in enumerate(_split(elements(raw, layout))):
         frame = zstd.pack(plane)
-        if len(frame) < plane.size * (1 - _GAIN_MIN) - _LENGTH_BYTES:
+        if _pays(frame, plane):
             packed |= 1 << number
             parts += [len(frame).to_bytes(_LENGTH_BYTES, "little"), frame]
         else:
             parts.append(plane.tobytes())
     return b"".join((bytes((packed,)), *parts))
+
+
+def _is_noise(found: NDArray[Any]) -> bool:
+    """Whether a part of a large chunk shows that none of its planes would be packed: then it is not taken apart."""
+    if found.size < _PROBES * _PROBE:
+        return False
+    step = found.size // _PROBES
+    probe = np.concatenate([found[i * step : i * step + _PROBE // _PROBES] for i in range(_PROBES)])
+    return not any(_pays(zstd.pack(plane), plane) for plane in _split(probe))
+
+
+def _pays(frame: bytes, plane: NDArray[np.uint8]) -> bool:
+    return len(frame) < plane.size * (1 - _GAIN_MIN) - _LENGTH_BYTES
 
 
 def decode(body: Data, layout: Layout, raw_bytes: int) -> bytearray:
