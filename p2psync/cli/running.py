@@ -37,8 +37,6 @@ def operate(verb: str, args: dict[str, Any], options: Options, out: Output, *, o
         Interrupted: a signal ended it. What was proved is kept.
         P2PSyncError: what the verb raises.
     """
-    from p2psync.node import operations
-
     log_to_stderr(out)
     wanted = not options["no_progress"]
     display = progress.choose(f"{verb} {args.get('reference') or ''}".rstrip(), out, wanted=wanted, environ=os.environ)
@@ -51,9 +49,21 @@ def operate(verb: str, args: dict[str, Any], options: Options, out: Output, *, o
         display.take(event)
 
     try:
-        return asyncio.run(interruptible(operations.run(Path(options["home"]), verb, args, emit)))
+        return asyncio.run(interruptible(_run(Path(options["home"]), verb, args, emit)))
     finally:
         display.close()
+
+
+async def _run(home: Path, verb: str, args: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    from p2psync.node.handing import hand_over
+
+    handed = await hand_over(home, verb, args, emit)
+    if handed is not None:
+        return handed
+    # Takes as long to load as many a verb takes to run.
+    from p2psync.node import operations
+
+    return await operations.run(home, verb, args, emit)
 
 
 async def interruptible(work: Coroutine[Any, Any, T]) -> T:

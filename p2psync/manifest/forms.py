@@ -217,15 +217,22 @@ class FormsReader:
             raise DigestMismatchError(f"these {len(data)} bytes are not node {digest}")
         if digest == self._top:
             self.sets = decode_forms(data, self._encoded)
-            for one in self.sets:
-                ends = (*one.firsts[1:], self._chunks)
-                for node, first, end in zip(one.nodes, one.firsts, ends, strict=True):
-                    if self._wants is None or self._wants(one, first, end):
-                        self._wanted[node] = None
+            self._look(self._wants)
         else:
             self._rows[digest] = decode_rows(data, self._chunks)
         del self._wanted[digest]
         self._nodes[digest] = bytes(data)
+
+    def widen(self, wants: Callable[[FormSet, int, int], bool]) -> None:
+        """Want these nodes too, as in the beginning. Feed them, then ask for ``rows`` again."""
+        self._look(wants)
+
+    def _look(self, wants: Callable[[FormSet, int, int], bool] | None) -> None:
+        for one in self.sets:
+            ends = (*one.firsts[1:], self._chunks)
+            for node, first, end in zip(one.nodes, one.firsts, ends, strict=True):
+                if node not in self._rows and (wants is None or wants(one, first, end)):
+                    self._wanted[node] = None
 
     def nodes(self) -> dict[Digest, bytes]:
         """What was fed."""
@@ -304,6 +311,8 @@ def _set(value: Any) -> FormSet:
         raise MalformedError("the first chunks of a set of forms do not ascend")
     raw_bytes = typed.integer(values[3], "the bytes of a set of forms", INTEGER_MAX)
     encoded_bytes = typed.integer(values[4], "the encoded bytes of a set", INTEGER_MAX)
+    if not count <= encoded_bytes < raw_bytes:
+        raise MalformedError(f"a set of forms in which {raw_bytes} bytes are {encoded_bytes} in {count} chunks")
     return FormSet(SetKind(kind), base, count, raw_bytes, encoded_bytes, nodes, firsts)
 
 

@@ -6,10 +6,11 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from p2psync.content import Digest
 from p2psync.errors import P2PSyncError
+from p2psync.limits import FORM_NODE_ROWS_MAX
 from p2psync.manifest import Chunk, FormSet, FormsReader, Manifest, SetKind
 from p2psync.node.costs import describe_forms
 from p2psync.node.decoding import Decoder, bases_here
@@ -20,6 +21,8 @@ from p2psync.store import Store
 from p2psync.swarm import Plan, plan
 
 Emit = Callable[[dict[str, Any]], None]
+# What a row of a full form takes in its node.
+_ROW_BYTES: Final = 41
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,9 @@ class ChosenForms:
 async def choose_forms(wish: Wish, sources: SourceSet, link_bytes_per_s: float, emit: Emit) -> ChosenForms:
     """Choose in which form each missing chunk is fetched.
 
+    Where bases are here their deltas are read, and rows of full forms only for what these do not tell: each node of a
+    site reads them over the outside link.
+
     A version without forms, or with forms that nobody gives or no reader understands, is fetched as it is: that is
     said, and is no fault of the pull.
     """
@@ -74,21 +80,36 @@ async def choose_forms(wish: Wish, sources: SourceSet, link_bytes_per_s: float, 
     bases = await asyncio.to_thread(_bases_here, wish)
     numbers = sorted(chunk.index for chunk in wish.missing)
 
-    def wants(one: FormSet, first: int, end: int) -> bool:
-        near = bisect_left(numbers, first)
-        needed = near < len(numbers) and numbers[near] < end
+    def patches(one: FormSet, first: int, end: int) -> bool:
         if one.kind is SetKind.RESIDUAL:
             # Only who has another variant of this version has what these need.
-            return needed and len(wish.missing) < len(wish.table)
-        return needed and (one.base is None or one.base in bases)
+            return len(wish.missing) < len(wish.table) and _any_within(numbers, first, end)
+        return one.base in bases and _any_within(numbers, first, end)
 
-    reader = FormsReader(manifest.forms, manifest.encoded, len(wish.table), wants)
+    reader = FormsReader(manifest.forms, manifest.encoded, len(wish.table), patches)
     try:
-        await read_nodes(reader, wish.store, sources, await sources.open(wish.root))
+        ready = await sources.open(wish.root)
+        await read_nodes(reader, wish.store, sources, ready)
+        patched = {row.chunk for _, _, row in reader.rows()}
+        left = [chunk for chunk in wish.missing if chunk.index not in patched]
+        reader.widen(lambda one, first, end: one.kind is SetKind.FULL and _pays(one, left, first, end))
+        await read_nodes(reader, wish.store, sources, ready)
         return await asyncio.to_thread(_choose, wish, reader, bases, link_bytes_per_s)
     except P2PSyncError as error:
         emit({"event": "forms", "state": "unusable", "reason": str(error)})
         return nothing
+
+
+def _any_within(numbers: Sequence[int], first: int, end: int) -> bool:
+    """Whether one of the ascending ``numbers`` is in the range."""
+    near = bisect_left(numbers, first)
+    return near < len(numbers) and numbers[near] < end
+
+
+def _pays(one: FormSet, left: Sequence[Chunk], first: int, end: int) -> bool:
+    """Whether the rows of a node save more than it takes to read them."""
+    saved = sum(chunk.length for chunk in left if first <= chunk.index < end) * (1 - one.encoded_bytes / one.raw_bytes)
+    return saved > _ROW_BYTES * min(one.count, FORM_NODE_ROWS_MAX)
 
 
 def _bases_here(wish: Wish) -> tuple[Digest, ...]:

@@ -17,16 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2psync.errors import P2PSyncError, SourceUnreachableError, StoreLockedError, UsageError
+from p2psync.errors import P2PSyncError, StoreLockedError, UsageError
 from p2psync.limits import READERS_MAX
 from p2psync.manifest import Reference
 from p2psync.node.costs import describe_set
-from p2psync.node.names import SOCKET_NAME
+from p2psync.node.handing import hand_over
 from p2psync.node.pull import WATCH_S, Pull, PullRequest
 from p2psync.node.rates import Rates
 from p2psync.node.repair import repair
 from p2psync.store import PublishOptions, Store
-from p2psync.transport import call
 from p2psync.trust import Keyring
 
 if TYPE_CHECKING:
@@ -112,17 +111,11 @@ async def run(home: Path, verb: str, args: Args, emit: Emit) -> dict[str, Any]:
     """
     try:
         store = await asyncio.to_thread(Store.open, home)
-    except StoreLockedError as locked:
-        socket = home / SOCKET_NAME
-        if not socket.exists():
+    except StoreLockedError:
+        handed = await hand_over(home, verb, args, emit)
+        if handed is None:
             raise
-        try:
-            return await call(socket, verb, dict(args), emit)
-        except SourceUnreachableError as error:
-            # Nobody listens: the socket is what an earlier owner left, and the present one takes no verbs.
-            if isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError):
-                raise locked from None
-            raise
+        return handed
     try:
         return await perform(Owner(store), verb, args, emit)
     finally:

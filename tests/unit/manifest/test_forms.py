@@ -11,6 +11,7 @@ from p2psync.manifest import Encoded, FormsReader, Piece, SetKind, build_forms, 
 from p2psync.manifest.forms import decode_forms, decode_rows, encode_rows
 
 CHUNKS = 5000
+RAW = 10**9
 BASE = Digest.of(b"base")
 
 
@@ -34,7 +35,7 @@ def test_rows_keep_their_numbers_whatever_is_read_of_them():
     """Who reads one node numbers its rows like who reads all, or two nodes would not mean the same encoded chunk."""
     full = rows_of(range(FORM_NODE_ROWS_MAX * 2 + 5))
     deltas = rows_of(range(7, 3000, 3), bases=(Piece(BASE),))
-    nodes, top, count = build_forms([(SetKind.FULL, None, 9, full), (SetKind.DELTA, BASE, 9, deltas)])
+    nodes, top, count = build_forms([(SetKind.FULL, None, RAW, full), (SetKind.DELTA, BASE, RAW, deltas)])
     every = {number: row for number, _, row in read(nodes, top, count).rows()}
     assert list(every) == list(range(CHUNKS, CHUNKS + count))
     assert list(every.values()) == full + deltas
@@ -50,7 +51,7 @@ def test_rows_keep_their_numbers_whatever_is_read_of_them():
 def test_unwanted_sets_are_not_asked_for():
     """A node without the base reads the list of sets and nothing of the deltas."""
     nodes, top, count = build_forms(
-        [(SetKind.FULL, None, 9, rows_of([1])), (SetKind.DELTA, BASE, 9, rows_of([2], bases=(Piece(BASE),)))]
+        [(SetKind.FULL, None, RAW, rows_of([1])), (SetKind.DELTA, BASE, RAW, rows_of([2], bases=(Piece(BASE),)))]
     )
     reader = read(nodes, top, count, lambda one, first, end: one.kind is SetKind.FULL)
     assert [row.chunk for _, _, row in reader.rows()] == [1]
@@ -150,6 +151,9 @@ SETS = {
     "two sets of one base": cbor.encode(
         {0: 4, 1: [[1, bytes(32), 1, 5, 3, bytes([n] * 32), bytes(4)] for n in (0, 1)]}
     ),
+    "nothing is gained": one_set(encoded=5),
+    "no bytes": one_set(raw=0, encoded=0),
+    "fewer bytes than chunks": one_set(count=4, encoded=3),
     "a field too few": cbor.encode({0: 4, 1: [[1, bytes(32), 1]]}),
 }
 
@@ -163,7 +167,7 @@ def test_sets_that_do_not_hold_are_refused(what):
 
 def test_who_sends_another_node_is_at_fault_and_who_signed_a_bad_one_is_another():
     """Wrong bytes are the source's, right bytes that do not hold the publisher's; a wanted node stays wanted."""
-    nodes, top, count = build_forms([(SetKind.FULL, None, 9, rows_of([1]))])
+    nodes, top, count = build_forms([(SetKind.FULL, None, RAW, rows_of([1]))])
     reader = FormsReader(top, count, CHUNKS)
     with pytest.raises(DigestMismatchError):
         reader.feed(top, b"other")
@@ -175,7 +179,7 @@ def test_who_sends_another_node_is_at_fault_and_who_signed_a_bad_one_is_another(
 
 def test_a_node_with_other_rows_than_its_set_says_is_refused():
     """Numbers would shift otherwise: every encoded chunk after it would be taken for another."""
-    nodes, top, count = build_forms([(SetKind.FULL, None, 9, rows_of([1, 2]))])
+    nodes, top, count = build_forms([(SetKind.FULL, None, RAW, rows_of([1, 2]))])
     [(kind, base, _, raw, encoded, digests, firsts)] = cbor.decode(nodes[top])[1]
     fewer = encode_rows(rows_of([1]))
     lie = cbor.encode({0: 4, 1: [[kind, base, 2, raw, encoded, Digest.of(fewer), firsts]]})
