@@ -43,6 +43,11 @@ ONNX_DEPTH_MAX: Final = 100
 # Keys that one tensor's external data may have; the format defines five.
 ONNX_ENTRIES_MAX: Final = 64
 
+# codec -----------------------------------------------------------------------------------------
+
+# What RFC 8878, section 3.1.1.1.2, recommends that every decoder supports. A chunk needs an eighth of it.
+ZSTD_WINDOW_BYTES_MAX: Final = 8 * MIB
+
 # manifest --------------------------------------------------------------------------------------
 
 # One signed statement must fit one packet.

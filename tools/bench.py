@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measure p2psync beside its peers, and write what came out to benchmarks/NAME.json.
 
-usage: tools/bench.py dataplane|site|simulation|update|codec|delta [--only GROUP]... [--rounds N] [--seeds N,N]
-                      [--way WAY]... [--pairs DIR] [--work DIR] [--quick]
+usage: tools/bench.py dataplane|site|simulation|update|codec|delta|engine [--only GROUP]... [--rounds N] [--seeds N,N]
+                      [--way WAY]... [--pairs DIR] [--engine DIR] [--gpu FILE] [--work DIR] [--quick]
 
 The README's tables are made from the files by tools/readme.py. Needs nginx, curl, aria2 and rsync from the system;
 `site` and `update` run in network namespaces and need root and iproute2 besides. `update`, `codec` and `delta` need the
@@ -99,6 +99,12 @@ def _update(arguments: argparse.Namespace) -> dict[str, Callable[[Bench], Group]
     return update.questions(arguments.pairs.resolve(), tuple(arguments.seeds))
 
 
+def _engine(arguments: argparse.Namespace) -> dict[str, Callable[[Bench], Group]]:
+    from benchmarks import engine
+
+    return engine.questions(arguments.engine, arguments.gpu)
+
+
 def _coding(arguments: argparse.Namespace) -> dict[str, Callable[[Bench], Group]]:
     from benchmarks import codec, delta
 
@@ -112,7 +118,7 @@ def _file(arguments: argparse.Namespace) -> Path:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure p2psync beside its peers.")
-    parser.add_argument("name", choices=["dataplane", "site", "simulation", "update", *_CODING])
+    parser.add_argument("name", choices=["dataplane", "site", "simulation", "update", "engine", *_CODING])
     parser.add_argument("--only", action="append", metavar="GROUP", help="run this group; the others stay as they are")
     parser.add_argument("--rounds", type=int, default=_ROUNDS, help="rounds of everything that is timed (5)")
     parser.add_argument(
@@ -121,6 +127,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--way", action="append", help="site: measure this way; the others stay as they are")
     pairs = "codec, delta, update: what make_pairs.py made (build/pairs)"
     parser.add_argument("--pairs", type=Path, default=make_pairs.PAIRS, help=pairs)
+    parser.add_argument("--engine", type=Path, help="engine: a variant's directory that `p2psync compress` made")
+    parser.add_argument("--gpu", type=Path, help="engine: what benchmarks.engine_gpu wrote on a machine with a GPU")
     parser.add_argument("--work", type=Path, help="a folder on the disk to measure (the system's temporary one)")
     parser.add_argument("--quick", action="store_true", help="small and once, to see that it runs; writes nothing")
     arguments = parser.parse_args()
@@ -137,7 +145,7 @@ def _numbers(text: str) -> list[int]:
 def _cannot(arguments: argparse.Namespace) -> str:
     """Why a benchmark cannot run on this machine, or nothing."""
     name = arguments.name
-    if name == "simulation":
+    if name in ("simulation", "engine"):
         return ""
     needed = _CODING_NEEDED if name in _CODING else _NEEDED
     missing = [program for program in needed if shutil.which(program, path="/usr/sbin:/usr/bin:/usr/local/bin") is None]
@@ -156,7 +164,13 @@ def main() -> int:
     """Returns the exit code: 0 if every bound was kept, 1 if one was missed, 2 if the benchmark cannot run."""
     arguments = _arguments()
     environment.enter("dev", "codec" if arguments.name in _CODING else "bench")
-    targets = {"dataplane": lambda _: _dataplane(), "site": _site, "simulation": _simulation, "update": _update}
+    targets = {
+        "dataplane": lambda _: _dataplane(),
+        "site": _site,
+        "simulation": _simulation,
+        "update": _update,
+        "engine": _engine,
+    }
     groups = targets.get(arguments.name, _coding)(arguments)
     chosen = arguments.only or list(groups)
     unknown = set(chosen) - groups.keys()

@@ -1,8 +1,10 @@
 """Measure a bundle: per cent right in each language, over steps and guidance, on combinations it was never trained on.
 
-usage: python -m wan_tiny.evaluate BUNDLE [--results FILE] [--sheet FILE] [--prompts N] [--only main|rest|pink]
+usage: python -m wan_tiny.evaluate BUNDLE [--results FILE] [--sheet FILE] [--prompts N] [--only main|rest|pink|damage]
+                                   [--variant NAME]
 
-Run it in examples/. Rows are added to FILE as they are measured; a row of the same bundle and setting is replaced.
+Run it in examples/. Rows are added to FILE as they are measured; a row of the same bundle and setting is replaced. A
+variant is one of recipe.toml, made from BUNDLE and computed in torch as its graphs compute; it needs p2psync.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +65,13 @@ def rest_questions() -> list[Question]:
     return [*rows, *(Question("en", 2, setting) for setting in harder)]
 
 
+def damage_questions() -> list[Question]:
+    """Return what a smaller variant is measured by: as it is meant to be used, and where small damage shows."""
+    settings = (Setting(), Setting(steps=4), Setting(guidance=3.0))
+    rows = [Question(language, 1, setting) for setting in settings for language in LANGUAGES]
+    return [*rows, *(Question(language, 2) for language in LANGUAGES)]
+
+
 def pink_questions() -> list[Question]:
     """Return what measures the ninth colour."""
     return [Question(language, objects, pink=True) for objects in (1, 2) for language in LANGUAGES]
@@ -80,15 +90,32 @@ def triples_of(question: Question) -> NDArray[np.int64]:
 
 def main() -> int:
     """Measure, print and keep."""
+    stack = ExitStack()
     arguments = _parse()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipeline, note = read(Path(arguments.bundle), device)
+    variant = arguments.variant or note.get("variant")
+    if arguments.variant:
+        # Imported only here: a bundle by itself is examined without p2psync.
+        from wan_tiny import variants
+
+        whole, opened = pipeline, variants.open_variant(arguments.bundle, arguments.variant, device)
+        pipeline = stack.enter_context(opened)
     frame = Frame(**note["clip"])
     results = Path(arguments.results)
     kept: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {"rows": []}
     kept["judge"] = judge_itself(frame, arguments.prompts)
     log(f"judge on rendered clips: {kept['judge']}")
-    questions = {"main": main_questions, "rest": rest_questions, "pink": pink_questions}
+    if arguments.variant:
+        rows = [row for row in kept.get("likeness", []) if row["variant"] != variant]
+        settings = (Setting(), Setting(steps=4), Setting(guidance=3.0))
+        rows += [
+            {"variant": variant, "version": note["version"], **asdict(s), "ssim": variants.likeness(whole, pipeline, s)}
+            for s in settings
+        ]
+        kept["likeness"] = rows
+        log(f"likeness: {rows}")
+    questions = {"main": main_questions, "rest": rest_questions, "pink": pink_questions, "damage": damage_questions}
     asked = [question for name in arguments.only.split(",") for question in questions[name]()]
     shots: list[Shot] = []
     for question in asked:
@@ -103,7 +130,8 @@ def main() -> int:
         used = with_euler(pipeline) if question.euler else pipeline
         began = time.monotonic()
         outcome = exam.sit(used, paper, question.setting, frame, _SEED)
-        row = {"version": note["version"], **asdict(question), "prompts": arguments.prompts}
+        row = {"version": note["version"], "variant": variant} if variant else {"version": note["version"]}
+        row |= {**asdict(question), "prompts": arguments.prompts}
         row |= {"device": _name(device), "torch": torch.__version__, "diffusers": diffusers.__version__}
         _keep(kept["rows"], row, exam.table(paper, outcome.marks))
         log(f"{question}: {kept['rows'][-1]['per_cent']}, {time.monotonic() - began:.1f} s")
@@ -122,7 +150,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--results", default="results.json", help="JSON file to add the rows to")
     parser.add_argument("--sheet", help="PNG of some of the clips")
     parser.add_argument("--prompts", type=int, default=200, help="for each row")
-    parser.add_argument("--only", default="main,rest", help="groups of rows, with commas between: main, rest, pink")
+    parser.add_argument(
+        "--only", default="main,rest", help="groups of rows, with commas between: main, rest, pink, damage"
+    )
+    parser.add_argument("--variant", help="measure this variant of recipe.toml instead of the bundle itself")
     return parser.parse_args()
 
 
@@ -144,7 +175,9 @@ def _name(device: torch.device) -> str:
 
 def _keep(rows: list[dict[str, Any]], row: dict[str, Any], per_cent: dict[str, float]) -> None:
     """Add a measured row in place of an older one of the same question."""
-    identity = {name: value for name, value in row.items() if name not in ("device", "torch", "diffusers")}
+    identity = {"variant": None, **row}
+    for name in ("device", "torch", "diffusers"):
+        del identity[name]
     rows[:] = [old for old in rows if any(old.get(name) != value for name, value in identity.items())]
     rows.append({**row, "per_cent": per_cent})
 

@@ -26,6 +26,7 @@ def compress(options: Options, out: Output) -> int:
     try:
         from p2psync.compress.build import Options as How
         from p2psync.compress.build import build
+        from p2psync.engine.probe import record_at
     except ImportError as error:
         raise BackendUnavailableError(
             f"models are shrunk by torch, and it is not here: {error}", hint="pip install 'p2psync[compress]'"
@@ -35,6 +36,7 @@ def compress(options: Options, out: Output) -> int:
         device=options["device"] or "cpu",
         judge=_judge(options["judge"]) if options["judge"] else None,
         engine=_engine,
+        probe=record_at,
     )
     reports = build(options["src"], options["dst"], recipe, tell=out.note, options=how)
     rows = [

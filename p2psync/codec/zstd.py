@@ -12,6 +12,7 @@ from typing import Any, Final
 import zstandard
 
 from p2psync.errors import MalformedError
+from p2psync.limits import ZSTD_WINDOW_BYTES_MAX
 
 _ORDER_0: Final = zstandard.ZstdCompressionParameters(
     strategy=zstandard.STRATEGY_FAST,
@@ -25,8 +26,6 @@ _ORDER_0: Final = zstandard.ZstdCompressionParameters(
 # Level 1 finds less in tables and indexes, higher ones nothing more in weights.
 _REPEATS: Final = zstandard.ZstdCompressionParameters.from_level(3)
 _MAGIC: Final = b"\x28\xb5\x2f\xfd"
-# What RFC 8878, section 3.1.1.1.2, recommends that every decoder supports. A chunk needs an eighth of it.
-_WINDOW_BYTES_MAX: Final = 8 << 20
 
 # Coders serve one thread at a time and are dear to make. Those that nobody uses wait here; list operations are atomic.
 _idle_packers: list[zstandard.ZstdCompressor] = []
@@ -72,7 +71,7 @@ def _read(frame: bytes | memoryview, size: int) -> bytes:
     told = zstandard.get_frame_parameters(frame)
     if told.content_size != size:
         raise MalformedError(f"a zstandard frame declares {told.content_size} bytes where {size} are due")
-    if told.window_size > _WINDOW_BYTES_MAX or told.dict_id:
+    if told.window_size > ZSTD_WINDOW_BYTES_MAX or told.dict_id:
         raise MalformedError(f"a zstandard frame wants a window of {told.window_size} bytes, dictionary {told.dict_id}")
     try:
         reader = _idle_readers.pop()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from p2psync.compress import forms, lineage
 from p2psync.compress.calibrate import layer_errors
-from p2psync.compress.directory import Part, write_description, write_settings, write_tokenizer
+from p2psync.compress.directory import Part, write_description, write_probe, write_settings, write_tokenizer
 from p2psync.compress.forms import store_half
 from p2psync.compress.half import half
 from p2psync.compress.judge import Generate, Judge, measure, simulated
@@ -35,13 +35,15 @@ class Options:
 
     ``before`` is a directory that a build of the version before made: its scales and kept indices stay. ``device`` is
     a torch device for what runs the pipeline. ``judge`` says whether a clip shows its prompt. ``engine`` opens a
-    variant's directory as a node would and makes its clips; without it, they are simulated in torch.
+    variant's directory as a node would and makes its clips; without it, they are simulated in torch. ``probe`` records
+    what the engine in a directory answers to inputs, as ``probe.json`` holds it; without it, no variant has a probe.
     """
 
     before: str = ""
     device: str = "cpu"
     judge: Judge | None = None
     engine: Any = None
+    probe: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] | None = None
 
 
 def build(source: str, target: str, recipe: Recipe, *, tell: Tell, options: Options | None = None) -> list[Report]:
@@ -111,6 +113,8 @@ class _Build:
         for one in made:
             self._write(one, pipeline, shared)
         needs = {one.learned.variant.name: self._bytes(one) for one in made}
+        for one in made:
+            self._record(one)
         write_settings(self._work, recipe, needs)
         return self._measure(made) if recipe.quality.prompts else []
 
@@ -141,6 +145,23 @@ class _Build:
         if made.learned.kept:
             lineage.write_kept(made.folder, made.learned.kept)
         write_description(made.folder, own, self._recipe, variant, parts)
+
+    def _record(self, made: _Made) -> None:
+        recipe = self._recipe
+        prompts = (*recipe.quality.prompts, *recipe.calibration.prompts)
+        if self._options.probe is None or not prompts:
+            return
+        self._tell(f"{made.learned.variant.name}: recording its golden probe")
+        inputs = {
+            "prompt": prompts[0],
+            "seed": recipe.quality.seed,
+            "steps": recipe.sampling.steps,
+            "guidance": recipe.sampling.guidance,
+            "height": recipe.video.height,
+            "width": recipe.video.width,
+            "frames": recipe.video.frames,
+        }
+        write_probe(made.folder, self._options.probe(made.folder, inputs))
 
     def _expert_graphs(self, pipeline: Any) -> dict[str, Graph]:
         key = id(pipeline.transformer)

@@ -20,6 +20,7 @@ from p2psync.compress.trace import Port
 from p2psync.errors import UnsupportedModelError
 
 FORMAT: Final = 1
+PROBE_NAME: Final = "probe.json"
 _DTYPES: Final = {"float": "float32", "float16": "float16", "int64": "int64"}
 _SCHEDULERS: Final = {"UniPCMultistepScheduler": "unipc"}
 
@@ -101,8 +102,15 @@ def write_tokenizer(source: str, directory: str, pipeline: Any) -> None:
     backend.save(target)
 
 
+def write_probe(directory: str, recorded: Mapping[str, Any]) -> None:
+    """Write ``probe.json`` into a variant's directory."""
+    with open(os.path.join(directory, PROBE_NAME), "w", encoding="utf-8") as file:
+        json.dump(recorded, file, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+
+
 def write_settings(directory: str, recipe: Recipe, memory_bytes: Mapping[str, int]) -> None:
-    """Write ``p2psync.toml``, by which publishing knows the variants.
+    """Write ``p2psync.toml``, by which publishing knows the variants, and the golden probes of those that have one.
 
     Args:
         directory: What will be published.
@@ -116,7 +124,10 @@ def write_settings(directory: str, recipe: Recipe, memory_bytes: Mapping[str, in
         folders = [variant.name, "tokenizer", *(["shared"] if shares else [])]
         needs = f'precision = "{variant.precision}", memory_bytes = {memory_bytes[variant.name]}'
         lines += [f'[variants."{variant.name}"]', f"files = {json.dumps([f'{folder}/**' for folder in folders])}"]
-        lines += [f"needs = {{ {needs} }}", *(["default = true"] if variant.default else []), ""]
+        lines += [f"needs = {{ {needs} }}", *(["default = true"] if variant.default else [])]
+        if os.path.isfile(os.path.join(directory, variant.name, PROBE_NAME)):
+            lines.append(f'probe = "{variant.name}/{PROBE_NAME}"')
+        lines.append("")
     with open(os.path.join(directory, "p2psync.toml"), "w", encoding="utf-8") as file:
         file.write("\n".join(lines))
 

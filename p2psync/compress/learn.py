@@ -6,6 +6,7 @@ This is the part of a build that runs the pipeline, on a GPU where there is one.
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from p2psync.compress.distil import distil, prepare_lessons, span_of
 from p2psync.compress.pipeline import experts, with_experts
 from p2psync.compress.prune import Kept, choose, pruned
 from p2psync.compress.recipe import Pruning, Recipe, VariantRecipe
+from p2psync.compress.tuned import read_tuned
 
 Tell = Callable[[str], None]
 
@@ -74,8 +76,12 @@ def _block(layer: str) -> int:
 def _shrink(
     pipeline: Any, recipe: Recipe, variant: VariantRecipe, pruning: Pruning, before: str, tell: Tell
 ) -> tuple[Any, dict[str, Kept]]:
-    tell(f"{variant.name}: ranking channels and heads")
     whole = experts(pipeline)
+    if pruning.tuned:
+        tell(f"{variant.name}: taking the fine-tune in {pruning.tuned}")
+        indices, learned = read_tuned(os.path.join(recipe.directory, pruning.tuned), whole)
+        return with_experts(pipeline, learned), dict(indices)
+    tell(f"{variant.name}: ranking channels and heads")
     frozen = lineage.read_kept(before, list(whole)) if before else None
     seen = calibrate(pipeline, recipe, calls_max=16)
     kept: dict[str, Kept] = {}

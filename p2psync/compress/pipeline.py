@@ -62,7 +62,9 @@ def experts(pipeline: Any) -> dict[str, nn.Module]:
 def with_experts(pipeline: Any, modules: Mapping[str, nn.Module]) -> Any:
     """The same pipeline around other experts; text encoder, decoder and tokenizer are shared."""
     parts = {**pipeline.components, "transformer": modules["high"], "transformer_2": modules.get("low")}
-    fresh = type(pipeline)(**parts, boundary_ratio=pipeline.config.boundary_ratio)
+    # Without a second expert there is no boundary, or diffusers would look for one behind it.
+    boundary = pipeline.config.boundary_ratio if "low" in modules else None
+    fresh = type(pipeline)(**parts, boundary_ratio=boundary)
     fresh.set_progress_bar_config(disable=True)
     return fresh
 

@@ -75,7 +75,8 @@ class Pruning:
     """What is removed: shares of FFN channels and of attention heads, of 1, and how long the rest learns to make up.
 
     ``parameters_max`` bounds what is removed, as a share of an expert's parameters. The rest learns from ``clips``
-    clips of the whole pipeline, for ``steps`` steps of ``batch`` questions.
+    clips of the whole pipeline, for ``steps`` steps of ``batch`` questions. ``tuned`` is a file beside the recipe that
+    holds what such a fine-tune came to (see ``tuned.write_tuned``); then nothing is ranked and nothing learned.
     """
 
     ffn: float = 0.4
@@ -86,6 +87,7 @@ class Pruning:
     batch: int = 16
     rate: float = 2e-4
     seed: int = 0
+    tuned: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Which variant and which backend a node takes, and why it steps down.
 
 The publisher's default comes first. A step down has a reason, and each reason its own target: no fast kernel for INT8
-leads to the variant of highest precision that has one; too little memory, or no backend at all, leads to the smallest.
+leads to the variant of highest precision that has one, also where the processor has one and a GPU has none; too little
+memory, or no backend at all, leads to the smallest.
 Facts come from probes, so the same machine takes the same variant every time.
 """
 
@@ -126,10 +127,14 @@ def choose(
         _check_usable(backend, found)
         found = {backend: found[backend]}
     order = _order(among, variant)
+    quick = [c for c in order if _fit(c, found, free)[1] not in ("", "ort-cpu") and not _fit(c, found, free)[0]]
     passed: list[tuple[str, str]] = []
     least = INTEGER_MAX
     for candidate in order:
         reason, name = _fit(candidate, found, free)
+        if not reason and name == "ort-cpu" and quick:
+            # A GPU is many times faster than the processor, also at the higher precision that it asks for.
+            reason = "processor"
         if not reason:
             return Choice(candidate, name, tuple(text for _, text in passed))
         passed.append((reason, f"{candidate.name}: {_TEXTS[reason](candidate, found, free)}"))
@@ -218,7 +223,12 @@ def _short(candidate: Candidate, found: Mapping[str, Probe], free: int | None) -
     return f"needs {_mb(needed)} of memory, {_mb(free or 0)} are available"
 
 
-_TEXTS: Final = {"slow": _slow, "backend": _no_backend, "memory": _short}
+def _processor(candidate: Candidate, found: Mapping[str, Probe], _free: int | None) -> str:
+    gpus = [probe.backend for probe in found.values() if probe.usable and probe.backend != "ort-cpu"]
+    return f"{candidate.precision} would run on the processor, and {', '.join(gpus)} runs another variant"
+
+
+_TEXTS: Final = {"slow": _slow, "backend": _no_backend, "memory": _short, "processor": _processor}
 
 
 def _whys(found: Mapping[str, Probe]) -> str:

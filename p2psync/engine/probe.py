@@ -146,6 +146,16 @@ def record(
     }
 
 
+def record_at(directory: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the probe of an engine directory from what ``ort-cpu`` answers; see ``record``.
+
+    Raises:
+        ModelError: the engine does not run.
+    """
+    with open_pipeline(Path(directory), "ort-cpu") as pipeline:
+        return record(pipeline, inputs)
+
+
 def verify(among: Sequence[Candidate], *, variant: str | None = None, backend: str | None = None) -> dict[str, Any]:
     """Answer the golden probe of the variant that would run here, with all weights proved: ``verify --run``.
 

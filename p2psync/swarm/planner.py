@@ -16,13 +16,13 @@ from p2psync.manifest import Chunk, Encoded, FormSet, SetKind
 
 # Bytes of a chunk that one core decodes in a second: what tools/bench.py codec and delta measured, rounded down.
 DECODE_BYTES_PER_S: Final = {
-    Form.PLANES: 1.0e9,
-    Form.PACKED: 1.0e9,
+    Form.PLANES: 0.9e9,
+    Form.PACKED: 0.7e9,
     Form.NARROW: 0.8e9,
-    Form.SPARSE: 3.0e9,
-    Form.DIFFERENCE: 1.0e9,
-    Form.TIGHT: 0.4e9,
-    Form.RESIDUAL: 0.3e9,
+    Form.SPARSE: 0.7e9,
+    Form.DIFFERENCE: 0.5e9,
+    Form.TIGHT: 0.2e9,
+    Form.RESIDUAL: 0.1e9,
 }
 RAW: Final = "raw"
 

@@ -14,19 +14,20 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import torch  # Before onnxruntime, which takes its CUDA libraries.
-from torch import Tensor, nn
-from torch.nn import functional
+import torch  # noqa: TID253 - A program of its own; and before onnxruntime, which takes its CUDA libraries.
+from torch import Tensor, nn  # noqa: TID253 - As above.
+from torch.nn import functional  # noqa: TID253 - As above.
 
 _WARM, _ROUNDS, _CALLS = 10, 7, 20
 _TOKENS: Final = 4096
 
 
-class Blocks(nn.Module):
+class Blocks(nn.Module):  # type: ignore[misc]
     """Transformer blocks as a DiT has them: norm, attention, norm, FFN of four times the width."""
 
     def __init__(self, count: int, width: int, heads: int) -> None:
@@ -59,7 +60,7 @@ class Blocks(nn.Module):
         return functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
 
 
-class Int8Linear(nn.Module):
+class Int8Linear(nn.Module):  # type: ignore[misc]
     """A linear layer in INT8: one scale per output channel and per token, as ``torch._int_mm`` multiplies."""
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -77,7 +78,8 @@ class Int8Linear(nn.Module):
         step = flat.abs().amax(1, keepdim=True) / 127
         codes = (flat / step).round().to(torch.int8)
         # The compiler fuses what is around the product, so float32 in between costs no memory traffic.
-        product = torch._int_mm(codes, self.codes.t()).float() * step * self.scale + self.bias.float()
+        product = torch._int_mm(codes, self.codes.t()).float()  # noqa: SLF001 - It has no public name.
+        product = product * step * self.scale + self.bias.float()
         return product.to(hidden.dtype).unsqueeze(0)
 
 
@@ -85,7 +87,9 @@ def main() -> int:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--small", action="store_true", help="tiny, and on the CPU where there is no GPU: shows that it runs")
+    parser.add_argument(
+        "--small", action="store_true", help="tiny, and on the CPU where there is no GPU: shows that it runs"
+    )
     arguments = parser.parse_args()
     report: dict[str, Any] = {"card": _card(), "torch": torch.__version__, "rows": []}
     for group in (_width_1536, _width_5120):
@@ -115,15 +119,15 @@ def _milliseconds(call: Callable[[], object]) -> dict[str, float]:
     few = _device() == "cpu"
     for _ in range(1 if few else _WARM):
         call()
-    rounds = []
-    for _ in range(2 if few else _ROUNDS):
-        rounds.append(_round(call, 1 if few else _CALLS))
-    return {"median_ms": round(statistics.median(rounds), 3), "least_ms": round(min(rounds), 3), "most_ms": round(max(rounds), 3)}
+    rounds = [_round(call, 1 if few else _CALLS) for _ in range(2 if few else _ROUNDS)]
+    return {
+        "median_ms": round(statistics.median(rounds), 3),
+        "least_ms": round(min(rounds), 3),
+        "most_ms": round(max(rounds), 3),
+    }
 
 
 def _round(call: Callable[[], object], calls: int) -> float:
-    import time
-
     if _device() == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -157,7 +161,7 @@ def _skeletons(blocks: Blocks, hidden: Tensor, folder: Path) -> dict[str, Path]:
     """Our graph for ort-cuda and the one that an export without it would be, over one weights file."""
     from p2psync.compress import forms, graphs, half, parts, trace
 
-    class Traced(nn.Module):
+    class Traced(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.model = graphs.prepared(blocks)
@@ -179,9 +183,9 @@ def _ort(file: Path, hidden: Tensor, right: Tensor) -> dict[str, Any]:
     from p2psync.engine import backends
 
     name = "ort-cuda" if _device() == "cuda" else "ort-cpu"
-    session = backends.backend(name).open(file, packed=True)
+    session: Any = backends.backend(name).open(file, packed=True)
     found = torch.from_numpy(session.run({"hidden": hidden.numpy()})[0])
-    inner = session._session
+    inner = session._session  # noqa: SLF001 - What a step costs without the copies in and out.
     binding = inner.io_binding()
     value = onnxruntime.OrtValue.ortvalue_from_numpy(hidden.numpy(), "cuda" if name == "ort-cuda" else "cpu", 0)
     binding.bind_ortvalue_input("hidden", value)
@@ -193,7 +197,12 @@ def _ort(file: Path, hidden: Tensor, right: Tensor) -> dict[str, Any]:
 
     error = float((found - right).norm() / right.norm())
     timed = _milliseconds(call)
-    return {**timed, "error": round(error, 6), "providers": list(session.providers), "onnxruntime": onnxruntime.__version__}
+    return {
+        **timed,
+        "error": round(error, 6),
+        "providers": list(session.providers),
+        "onnxruntime": onnxruntime.__version__,
+    }
 
 
 def _width_5120(*, small: bool) -> list[dict[str, Any]]:
@@ -214,7 +223,14 @@ def _width_5120(*, small: bool) -> list[dict[str, Any]]:
         torch.compiler.reset()
         coded = torch.compile(blocks, **mode) if not small else blocks
         error = float((coded(hidden).float() - right).norm() / right.norm())
-        rows.append({"what": what, "way": "torch INT8, compiled", **_milliseconds(lambda: coded(hidden)), "error": round(error, 5)})
+        rows.append(
+            {
+                "what": what,
+                "way": "torch INT8, compiled",
+                **_milliseconds(lambda: coded(hidden)),
+                "error": round(error, 5),
+            }
+        )
     return rows
 
 

@@ -16,6 +16,8 @@ from safetensors.numpy import load_file  # noqa: E402
 from p2psync.compress import lineage, parse_recipe, read_report  # noqa: E402
 from p2psync.compress.build import Options, build  # noqa: E402
 from p2psync.compress.parts import file_digest  # noqa: E402
+from p2psync.engine.pipeline import open_pipeline  # noqa: E402
+from p2psync.engine.probe import check, read_probe, record_at  # noqa: E402
 from p2psync.errors import ModelNotFoundError, QualityError, StoreUnwritableError  # noqa: E402
 from p2psync.store.settings import choose_files, parse_settings  # noqa: E402
 
@@ -75,7 +77,7 @@ def built(checkpoint, small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("built")
     told = []
     # The judge says yes, so its share must be one.
-    options = Options(judge=lambda _prompt, clip: clip.shape == (5, 16, 16, 3))
+    options = Options(judge=lambda _prompt, clip: clip.shape == (5, 16, 16, 3), probe=record_at)
     reports = build(
         str(checkpoint), str(folder / "engine"), recipe_of(small, more=SMALL), tell=told.append, options=options
     )
@@ -141,6 +143,23 @@ def test_the_settings_are_those_that_publishing_reads(built):
     assert {"int8/engine.json", "shared/text.onnx", "tokenizer/tokenizer.json"} <= named
     assert not any(name.startswith("fp16/") for name in named)
     assert 0 < variants["int8-pruned"].memory_bytes < variants["fp16"].memory_bytes
+
+
+@pytest.mark.slow
+def test_every_variant_has_a_golden_probe(built):
+    """It is recorded on the engine that nodes run, named where publishing looks for it, and answered."""
+    root, _, told = built
+    settings = parse_settings((root / "p2psync.toml").read_bytes())
+    assert {one.name: one.probe for one in settings} == {
+        name: f"{name}/probe.json" for name in ("fp16", "int8", "int8-pruned", "small")
+    }
+    recorded = json.loads((root / "int8" / "probe.json").read_text())
+    assert recorded["inputs"]["prompt"] == "a blue circle moves left"
+    assert set(recorded["expected"]) == {"text", "high", "low", "latents", "frames"}
+    # Asked of the backend itself: a processor without fast INT8 would not be chosen for it.
+    with open_pipeline(root / "int8", "ort-cpu") as engine:
+        assert len(check(engine, read_probe(root / "int8" / "probe.json"))) == 5
+    assert "int8: recording its golden probe" in told
 
 
 @pytest.mark.slow

@@ -150,3 +150,12 @@ def test_probes_this_machine(shared_engine):
     found = choose(candidates(shared_engine))
     assert found.backend in NAMES
     assert choice.backend_for("fp32") == found.backend
+
+
+def test_a_gpu_is_not_left_idle():
+    """INT8 that only the processor runs steps down to what a GPU runs, unless it was asked for by name."""
+    found = pick(ALL, cpu(), cuda())
+    assert (found.candidate, found.backend) == (FP16, "ort-cuda")
+    assert found.steps_down == ("int8: int8 would run on the processor, and ort-cuda runs another variant",)
+    assert pick(ALL, cpu(), cuda(), variant="int8").backend == "ort-cpu"
+    assert pick((INT8, SMALL), cpu(), cuda()).backend == "ort-cpu"

@@ -1,0 +1,94 @@
+"""The engine's figures: decoding on this machine's processor, and ``gpu``, what ``engine_gpu`` measured on another."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import measure
+from benchmarks.report import Bench, Group, Row
+
+_ONE: Final = Path(__file__).with_name("engine_one.py")
+_ROOT: Final = Path(__file__).parents[2]
+_FRAMES_SHORT, _FRAMES_LONG = 17, 81
+_GROWTH_MAX: Final = 1.3
+_FUSED_MS_MAX: Final = 3.2
+_INT8_GAIN_MIN: Final = 1.2
+
+
+def questions(engines: Path | None, gpu: Path | None) -> dict[str, Callable[[Bench], Group]]:
+    """The groups that can be asked here.
+
+    Args:
+        engines: A variant's directory that ``p2psync compress`` made, where there is one.
+        gpu: A report that ``engine_gpu`` wrote, where there is one.
+    """
+    found: dict[str, Callable[[Bench], Group]] = {}
+    if engines is not None:
+        found["decode"] = lambda bench: decode_group(bench, engines)
+    if gpu is not None:
+        found["gpu"] = lambda _: gpu_group(json.loads(gpu.read_text()))
+    return found
+
+
+def decode_group(bench: Bench, engine: Path) -> Group:
+    """The most memory of a process that decodes a clip, of a short one and of a long one."""
+    runs = [
+        {"frames": frames, "round": number, **_child(["decode", str(engine), str(frames)])}
+        for number in range(bench.rounds)
+        for frames in (_FRAMES_SHORT, _FRAMES_LONG)
+    ]
+    peaks = {
+        frames: measure.summary([run["peak_bytes"] for run in runs if run["frames"] == frames])
+        for frames in (_FRAMES_SHORT, _FRAMES_LONG)
+    }
+    short, long = (peaks[frames]["median"] for frames in (_FRAMES_SHORT, _FRAMES_LONG))
+    table = [
+        Row(
+            f"peak memory of decoding {_FRAMES_LONG} frames, wan-tiny",
+            f"{_FRAMES_SHORT} frames {short / 1e6:.0f} MB",
+            f"{long / 1e6:.0f} MB, {long / short:.2f}x",
+            f"<= {_GROWTH_MAX:g}x",
+            long / short <= _GROWTH_MAX,
+        )
+    ]
+    return Group(runs, {"peak_bytes": {str(frames): peak for frames, peak in peaks.items()}}, table)
+
+
+def _child(arguments: list[str]) -> dict[str, Any]:
+    environment = os.environ | {"PYTHONPATH": str(_ROOT)}
+    argv = [sys.executable, str(_ONE), *arguments]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def gpu_group(measured: dict[str, Any]) -> Group:
+    """Rows of a report of ``engine_gpu``: attention as one node beside torch and the naive graph, INT8 beside BF16."""
+    runs = measured["rows"]
+    ms = {run["way"]: run["median_ms"] for run in runs if "median_ms" in run}
+    fused, naive = ms["ort-cuda FP16, attention as one node"], ms["ort-cuda FP16, attention written out"]
+    gain = ms["torch BF16, compiled"] / ms["torch INT8, compiled"]
+    card = measured["card"]
+    table = [
+        Row(
+            f"4 blocks of d = 1536, 4,096 tokens, ort-cuda FP16 ({card})",
+            f"torch {ms['torch FP16']:.2f} ms, attention written out {naive:.2f} ms",
+            f"{fused:.2f} ms",
+            f"<= {_FUSED_MS_MAX:g} ms",
+            fused <= _FUSED_MS_MAX,
+        ),
+        Row(
+            f"2 blocks of d = 5120, 4,096 tokens, INT8 through torch ({card})",
+            f"BF16 {ms['torch BF16, compiled']:.2f} ms",
+            f"{ms['torch INT8, compiled']:.2f} ms, {gain:.2f}x",
+            f">= {_INT8_GAIN_MIN:g}x",
+            gain >= _INT8_GAIN_MIN,
+        ),
+    ]
+    return Group(runs, {"card": card, "torch": measured["torch"], "int8_gain": round(gain, 3)}, table)
