@@ -277,7 +277,7 @@ LAN_LANES: Final = 4
 WAN_LANES: Final = 16
 # An outside link that nobody has measured is priced at 20 Mbit/s, a folder as a USB stick.
 OUTSIDE_BYTES_PER_S: Final = 2.5e6
-FOLDER_BYTES_PER_S: Final = 200e6
+FOLDER_BYTES_PER_S: Final = 100e6
 # Chunks that are decoded at once; each holds itself, its base and what the decoder makes meanwhile (16 MiB at most).
 DECODE_THREADS: Final = 2
 # Versions that a pull brings on its way to the one that was asked for, bases of it that are looked at, and how much

@@ -7,13 +7,14 @@ goes again when the pull that needed it is done. Publishers bound a chain by the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from p2psync.content import Digest
 from p2psync.errors import P2PSyncError
 from p2psync.limits import CHAIN_BASES_MAX, CHAIN_GAIN_MIN
-from p2psync.manifest import FormSet, FormsReader, Manifest, SetKind, TreeReader, chunk_count
+from p2psync.manifest import FormSet, FormsReader, Manifest, SetKind, TreeReader, chunk_count, chunk_table
 from p2psync.node.nodes import read_nodes
 from p2psync.node.sources import SourceSet
 from p2psync.store import Store
@@ -22,10 +23,28 @@ from p2psync.transport import Source
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """What one version can be had for: in full, and by each of its bases. In bytes."""
+    """One version, and its sets of encoded chunks."""
 
-    full: int
-    deltas: dict[Digest, int]
+    manifest: Manifest
+    sets: tuple[FormSet, ...]
+
+    @property
+    def bases(self) -> set[Digest]:
+        """The versions that it has deltas from."""
+        return {one.base for one in self.sets if one.base is not None}
+
+    def cost(self, here: Container[Digest], base: Digest | None) -> int:
+        """Bytes to bring it to who holds the chunks ``here``: in full, or by the deltas from ``base``.
+
+        Deltas tell chunks that are not here, so what they do not tell comes as it is.
+        """
+        missing = sum(chunk.length for chunk in chunk_table(self.manifest) if chunk.digest not in here)
+        for one in self.sets:
+            if one.kind is SetKind.FULL and base is None:
+                return round(missing * (1 - (one.raw_bytes - one.encoded_bytes) / max(1, self.manifest.size)))
+            if base is not None and one.base == base:
+                return max(0, missing - one.raw_bytes) + one.encoded_bytes
+        return missing
 
 
 async def version_between(store: Store, root: Digest, manifest: Manifest, sources: SourceSet) -> Digest | None:
@@ -37,42 +56,40 @@ async def version_between(store: Store, root: Digest, manifest: Manifest, source
     if not bases or manifest.forms is None or any(store.manifest(base) is not None for base in bases):
         return None
     try:
-        ready = await sources.open(root)
-        own = await _offer(store, manifest, sources, ready)
-        costs = {}
-        for base in bases:
-            if base in own.deltas:
-                first = await _cheapest_from_here(store, base, sources)
-                if first is not None:
-                    costs[base] = first + own.deltas[base]
+        own = await _offer(store, manifest, sources, await sources.open(root))
+        offers = {base: await _read(store, base, sources) for base in bases if base in own.bases}
         await sources.open(root)
     except P2PSyncError:
         # What cannot be read cannot be worth it.
         return None
+    return await asyncio.to_thread(_shortest, store, own, offers)
+
+
+def _shortest(store: Store, own: _Offer, offers: Mapping[Digest, _Offer]) -> Digest | None:
+    """Over which version the way is clearly shorter than the direct one."""
+    every = [own, *offers.values()]
+    here = {c.digest for offer in every for c in chunk_table(offer.manifest) if store.has(c.digest)}
+    costs = {}
+    for base, offer in offers.items():
+        firsts = [offer.cost(here, known) for known in offer.bases if store.manifest(known) is not None]
+        if firsts:
+            there = here | {chunk.digest for chunk in chunk_table(offer.manifest)}
+            costs[base] = min(firsts) + own.cost(there, base)
     best = min(costs, key=lambda base: costs[base], default=None)
-    return best if best is not None and costs[best] < own.full * (1 - CHAIN_GAIN_MIN) else None
+    direct = own.cost(here, None)
+    return best if best is not None and costs[best] < direct * (1 - CHAIN_GAIN_MIN) else None
 
 
-async def _cheapest_from_here(store: Store, root: Digest, sources: SourceSet) -> int | None:
-    """Bytes of the smallest delta by which a version can be had from what is here."""
+async def _read(store: Store, root: Digest, sources: SourceSet) -> _Offer:
     reader = TreeReader(root)
     ready = await sources.open(root)
     await read_nodes(reader, store, sources, ready)
-    offer = await _offer(store, reader.manifest(), sources, ready)
-    return min((size for base, size in offer.deltas.items() if store.manifest(base) is not None), default=None)
+    return await _offer(store, reader.manifest(), sources, ready)
 
 
 async def _offer(store: Store, manifest: Manifest, sources: SourceSet, ready: Sequence[Source]) -> _Offer:
     if manifest.forms is None:
-        return _Offer(manifest.size, {})
+        return _Offer(manifest, ())
     reader = FormsReader(manifest.forms, manifest.encoded, chunk_count(manifest), lambda _set, _first, _end: False)
     await read_nodes(reader, store, sources, ready)
-    return _Offer(_full_bytes(manifest, reader.sets), _delta_bytes(reader.sets))
-
-
-def _full_bytes(manifest: Manifest, sets: Sequence[FormSet]) -> int:
-    return manifest.size - sum(one.raw_bytes - one.encoded_bytes for one in sets if one.kind is SetKind.FULL)
-
-
-def _delta_bytes(sets: Sequence[FormSet]) -> dict[Digest, int]:
-    return {one.base: one.encoded_bytes for one in sets if one.base is not None}
+    return _Offer(manifest, reader.sets)

@@ -6,6 +6,7 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Final
 
 from p2psync.content import Digest
@@ -19,6 +20,7 @@ from p2psync.node.nodes import read_nodes
 from p2psync.node.sources import SourceSet
 from p2psync.store import Store
 from p2psync.swarm import Plan, plan
+from p2psync.transport import Source
 
 Emit = Callable[[dict[str, Any]], None]
 # What a row of a full form takes in its node.
@@ -90,14 +92,27 @@ async def choose_forms(wish: Wish, sources: SourceSet, link_bytes_per_s: float, 
     try:
         ready = await sources.open(wish.root)
         await read_nodes(reader, wish.store, sources, ready)
-        patched = {row.chunk for _, _, row in reader.rows()}
-        left = [chunk for chunk in wish.missing if chunk.index not in patched]
-        reader.widen(lambda one, first, end: one.kind is SetKind.FULL and _pays(one, left, first, end))
-        await read_nodes(reader, wish.store, sources, ready)
-        return await asyncio.to_thread(_choose, wish, reader, bases, link_bytes_per_s)
+        chosen = await asyncio.to_thread(_choose, wish, reader, bases, link_bytes_per_s)
+        left = _Left([choice.chunk for choice in chosen.plan.choices if choice.row is None])
+        reader.widen(lambda one, first, end: one.kind is SetKind.FULL and left.pays(one, first, end))
+        if reader.missing():
+            chosen = await _with_full_forms(wish, reader, sources, ready, chosen, emit)
+        return chosen
     except P2PSyncError as error:
         emit({"event": "forms", "state": "unusable", "reason": str(error)})
         return nothing
+
+
+async def _with_full_forms(
+    wish: Wish, reader: FormsReader, sources: SourceSet, ready: Sequence[Source], chosen: ChosenForms, emit: Emit
+) -> ChosenForms:
+    """The same with the rows of full forms. Where these cannot be had, what was chosen stays."""
+    try:
+        await read_nodes(reader, wish.store, sources, ready)
+        return await asyncio.to_thread(_choose, wish, reader, chosen.bases_here, chosen.plan.link_bytes_per_s)
+    except P2PSyncError as error:
+        emit({"event": "forms", "state": "unusable", "reason": str(error)})
+        return chosen
 
 
 def _any_within(numbers: Sequence[int], first: int, end: int) -> bool:
@@ -106,10 +121,18 @@ def _any_within(numbers: Sequence[int], first: int, end: int) -> bool:
     return near < len(numbers) and numbers[near] < end
 
 
-def _pays(one: FormSet, left: Sequence[Chunk], first: int, end: int) -> bool:
-    """Whether the rows of a node save more than it takes to read them."""
-    saved = sum(chunk.length for chunk in left if first <= chunk.index < end) * (1 - one.encoded_bytes / one.raw_bytes)
-    return saved > _ROW_BYTES * min(one.count, FORM_NODE_ROWS_MAX)
+class _Left:
+    """Chunks that nothing here tells, by number, with the bytes before each: a version may have millions."""
+
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
+        self._numbers = [chunk.index for chunk in chunks]
+        self._before = list(accumulate((chunk.length for chunk in chunks), initial=0))
+
+    def pays(self, one: FormSet, first: int, end: int) -> bool:
+        """Whether the rows of a node save more than it takes to read them."""
+        start, stop = bisect_left(self._numbers, first), bisect_left(self._numbers, end)
+        saved = (self._before[stop] - self._before[start]) * (1 - one.encoded_bytes / one.raw_bytes)
+        return saved > _ROW_BYTES * min(one.count, FORM_NODE_ROWS_MAX)
 
 
 def _bases_here(wish: Wish) -> tuple[Digest, ...]:

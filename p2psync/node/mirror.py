@@ -26,8 +26,8 @@ async def mirror_forms(store: Store, root: Digest, manifest: Manifest, sources: 
     """
     if manifest.forms is None or store.has_all_encoded(root):
         return
-    ready = await sources.open(root)
     try:
+        ready = await sources.open(root)
         reader = FormsReader(manifest.forms, manifest.encoded, chunk_count(manifest))
         await read_nodes(reader, store, sources, ready)
         await asyncio.to_thread(store.add_nodes, root, reader.nodes())

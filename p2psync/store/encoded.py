@@ -53,6 +53,9 @@ class EncodedPacks:
                 path = self.home.forms / name
                 if name.endswith(".part") and write:
                     os.unlink(path)
+                elif name.endswith(".pack") and write and not (self.home.manifests / f"{path.stem}.nodes").exists():
+                    # A publish was cut short between its pack and its nodes.
+                    os.unlink(path)
                 elif name.endswith(".pack"):
                     self._load(path)
 

@@ -8,11 +8,10 @@ left out, and then the chunk itself is what travels.
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from p2psync import codec
@@ -140,24 +139,47 @@ class _Encoding:
         self._table = table
         self._meter = meter
         self._full_length: dict[int, int] = {}
-        # Of each tensor: how many chunks were tried against the base, and whether any was worth it.
-        self._tried: dict[int, int] = {}
+        # Of each tensor: how many chunks were begun, how many are done, and whether any was worth it.
+        self._begun: Counter[int] = Counter()
+        self._tried: Counter[int] = Counter()
         self._worth: set[int] = set()
 
     def run(self, pool: ThreadPoolExecutor, jobs: Iterable[_Job]) -> Iterator[tuple[Encoded, bytes]]:
         """Each chunk whose form pays, as a row and its bytes."""
-        turns = iter(jobs)
+        turns = deque(jobs)
+        self._begun.clear()
         self._tried.clear()
         self._worth.clear()
-        begun: deque[tuple[_Job, Future[bytes | None]]] = deque()
-        begun.extend((job, pool.submit(self._encode, job)) for job in islice(turns, ENCODE_CHUNKS_MAX))
-        while begun:
+        begun: deque[tuple[_Job, Future[bytes | None] | None]] = deque()
+        while turns or begun:
+            while turns and len(begun) < ENCODE_CHUNKS_MAX and self._may_begin(turns[0]):
+                begun.append((turns[0], self._begin(pool, turns.popleft())))
             job, future = begun.popleft()
-            data = future.result()
-            begun.extend((more, pool.submit(self._encode, more)) for more in islice(turns, 1))
+            data = future.result() if future is not None else None
+            self._tried[job.tensor] += 1
+            if data is not None:
+                self._worth.add(job.tensor)
             self._meter.advance(job.chunk.length)
             if data is not None:
                 yield Encoded(job.chunk.index, data[0], Digest.of(data), len(data), job.bases), data
+
+    def _may_begin(self, job: _Job) -> bool:
+        """Whether enough is known of a tensor: its first chunks tell whether the others are tried at all.
+
+        So what is tried depends on the order alone, never on which thread was faster, and the same files give the same
+        version.
+        """
+        first = self._begun[job.tensor] < DELTA_TRIES
+        return job.base is None or first or self._tried[job.tensor] >= DELTA_TRIES
+
+    def _begin(self, pool: ThreadPoolExecutor, job: _Job) -> Future[bytes | None] | None:
+        """Encode a chunk, unless its tensor was seen to have little in common with the base's.
+
+        Finding out that nothing is gained takes longer than anything else in a publish.
+        """
+        self._begun[job.tensor] += 1
+        hopeless = self._begun[job.tensor] > DELTA_TRIES and job.tensor not in self._worth
+        return None if job.base is not None and hopeless else pool.submit(self._encode, job)
 
     def _encode(self, job: _Job) -> bytes | None:
         raw = self._read(job.chunk)
@@ -172,23 +194,13 @@ class _Encoding:
             data = codec.encode_full(raw, job.dtype)
         if data is None or len(data) + _ROW_BYTES > best * (1 - FORM_GAIN_MIN):
             return None
-        if job.base is not None:
-            self._worth.add(job.tensor)
-        elif job.residual is None:
+        if job.base is None and job.residual is None:
             self._full_length[job.chunk.index] = len(data)
         return data
 
     def _delta(self, job: _Job, raw: bytes) -> bytes | None:
-        """A delta, unless the first chunks of the tensor have shown that it has little in common with the base's.
-
-        Finding out that nothing is gained takes longer than anything else in a publish.
-        """
-        if self._tried.get(job.tensor, 0) >= DELTA_TRIES and job.tensor not in self._worth:
-            return None
         before = _installed(self._opened, job.base) if job.base is not None else None
-        data = codec.encode_delta(raw, before, job.dtype) if before is not None else None
-        self._tried[job.tensor] = self._tried.get(job.tensor, 0) + 1
-        return data
+        return codec.encode_delta(raw, before, job.dtype) if before is not None else None
 
 
 def _installed(opened: OpenHome, digest: Digest) -> bytes | None:

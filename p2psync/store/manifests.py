@@ -27,6 +27,7 @@ class Manifests:
         self._home = home
         self._index = index
         self._lock = threading.Lock()
+        self._adding = threading.Lock()
         self._parsed: OrderedDict[Digest, Manifest] = OrderedDict()
 
     def put(self, tree: Tree, manifest: Manifest) -> None:
@@ -44,14 +45,18 @@ class Manifests:
 
     def add(self, root: Digest, nodes: Mapping[Digest, bytes]) -> None:
         """Keep more nodes of a version whose tree is here: those of its forms."""
-        fresh = [node for digest, node in nodes.items() if self.node(digest) is None]
-        data = read_file(self._home.nodes(root))
-        if data is None or not fresh:
-            return
-        data += b"".join(_LENGTH.pack(len(node)) + node for node in fresh)
-        with disk_errors(self._home.manifests, needed_bytes=len(data)):
-            write_durably(self._home.nodes(root), data)
-        self.record(root)
+        with self._adding:
+            data = read_file(self._home.nodes(root))
+            if data is None:
+                return
+            here = {Digest.of(data[offset : offset + length]) for offset, length in _walk(data)}
+            fresh = [node for digest, node in nodes.items() if digest not in here]
+            if not fresh:
+                return
+            data += b"".join(_LENGTH.pack(len(node)) + node for node in fresh)
+            with disk_errors(self._home.manifests, needed_bytes=len(data)):
+                write_durably(self._home.nodes(root), data)
+            self.record(root)
 
     def record(self, root: Digest) -> None:
         """Enter the nodes of a version into the index, from its file."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -150,7 +151,10 @@ def _known(opened: OpenHome, top: Path) -> dict[Digest, _Stand]:
             with open(top / "index" / name, "rb") as file:
                 index = decode_index(file.read(PACK_INDEX_BYTES_MAX + 1))
             manifest = opened.manifests.get(root) or read_tree(root, partial(_node, top, index))
-            numbered = _numbered(opened, manifest)
+            numbered = [(chunk.digest, chunk.length) for chunk in chunk_table(manifest)]
+            # Forms that are not in this home are written anew.
+            with suppress(P2PSyncError):
+                numbered = _numbered(opened, manifest)
         except P2PSyncError:
             # What cannot be read is of no use here; those who pull it find out by themselves.
             continue

@@ -120,6 +120,8 @@ def _commit(opened: OpenHome, work: _Work, staging: Path, version: _Version, *, 
     if version.pack is not None:
         opened.packs.publish(version.pack, head.root)
     opened.manifests.put(version.tree, manifest)
+    # Its tree may have been here, from a pull that did not need its forms.
+    opened.manifests.add(head.root, version.tree.nodes)
     opened.packs.admit(head.root)
     opened.heads.put_digest(version.envelope, head)
     facts = file_facts(manifest, every)

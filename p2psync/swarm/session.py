@@ -91,6 +91,7 @@ class Session:
         self._departed: dict[str, Source] = {}
         self._ranked: list[int] = []
         self._instead = dict(instead or {})
+        self._left_forms: dict[int, int] = {}
         self._lan = Lan(self._state)
         self._outside = Outside(self._state, self._order(), self._lan.holds)
 
@@ -201,6 +202,7 @@ class Session:
             if len(self._departed) > RECORDS_KEPT_MAX:
                 del self._departed[next(iter(self._departed))]
         self.company.outside = any(s.outside for s in self.sources.values())
+        self._return_to_forms()
         self._outside.free_all()
 
     def _order(self) -> list[int]:
@@ -272,7 +274,18 @@ class Session:
         for index in list(indexes):
             other = self._instead[index]
             if not (self._requests.askers(other) or self._outside.brings(other) or self._lan.holds(other)):
+                self._left_forms[index] = other
                 self.swap(other, index)
+
+    def _return_to_forms(self) -> None:
+        """A peer that had chunks themselves is gone or banned: what nobody near has comes in the smaller form again."""
+        for index, other in list(self._left_forms.items()):
+            if index not in self._state.missing:
+                del self._left_forms[index]
+            elif not (self._requests.askers(index) or self._outside.brings(index) or self._lan.holds(index)):
+                del self._left_forms[index]
+                self.swap(index, other)
+                self._instead[index] = other
 
     def _drop_held(self, indexes: Iterable[int]) -> None:
         """A peer has brought what this node was bringing from outside too: the LAN is nearer."""
@@ -383,6 +396,7 @@ class Session:
                 self._give_up(ask.part.index, keep=fault is Fault.BROKEN and not record.banned)
         if record.banned:
             self._unbind(ask.source)
+            self._return_to_forms()
         if fault is Fault.CORRUPT and not record.outside:
             # What else it is sending is as likely wrong: two bad chunks are all that anybody may cost.
             self._requests.stop(self._requests.of(ask.source))

@@ -203,6 +203,25 @@ def test_a_chain_of_deltas_is_followed(publisher: Publisher, versions: list[Path
     assert between["digest"] not in here.values()
 
 
+def test_a_chain_that_is_no_shorter_is_not_followed(publisher: Publisher, tmp_path: Path) -> None:
+    """Deltas of one tensor beside one that is new each time: going over the version between would bring it twice."""
+    folders = []
+    for step in range(3):
+        tensors = weights(step)
+        tensors["blocks.1.weight"] = bfloat16(np.random.default_rng(100 + step).normal(0, 0.02, (1024, 1536)))
+        folders.append(write(tmp_path / f"v{step}", tensors))
+    publisher.publish(folders[0], "acme/model:v1")
+    publisher.publish(folders[1], "acme/model:v2", "--base", "acme/model:v1")
+    publisher.publish(folders[2], "acme/model:v3", "--base", "acme/model:v2")
+    node, fresh = publisher.node(tmp_path / "node"), publisher.node(tmp_path / "fresh")
+    with serve(publisher.home) as seed:
+        node.pull("acme/model:v1", "--from", seed.url)
+        updated = node.pull("acme/model:v3", "--from", seed.url)
+        whole = fresh.pull("acme/model:v3", "--from", seed.url)
+    assert bytes_of(updated) == (folders[2] / WEIGHTS).read_bytes()
+    assert updated["wire"]["wan"] <= whole["wire"]["wan"]
+
+
 def test_diff_tells_what_a_pull_then_moves(publisher: Publisher, versions: list[Path], tmp_path: Path) -> None:
     """Per form and as chosen; what then moves is within a tenth of it."""
     publisher.publish(versions[0], "acme/model:v1")
@@ -287,4 +306,4 @@ def test_a_node_with_int8_gets_full_precision_for_a_part(publisher: Publisher, t
     assert upgraded["bytes"]["patched"] > 0.99 * upgraded["bytes"]["total"]
     assert upgraded["wire"]["wan"] < 0.35 * upgraded["bytes"]["total"]
     assert whole["bytes"]["patched"] == 0
-    assert whole["wire"]["wan"] > 0.6 * whole["bytes"]["total"]
+    assert 0.6 * whole["bytes"]["total"] < whole["wire"]["wan"] < 0.8 * whole["bytes"]["total"]

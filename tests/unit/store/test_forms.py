@@ -114,3 +114,22 @@ def test_a_home_that_is_opened_again_still_has_them(based, tmp_path):
     pack.write_bytes(pack.read_bytes() + b"x")
     with Store.open(based.home) as again:
         assert all(again.locate(digest) is None for digest in digests)
+
+
+def test_the_same_files_give_the_same_version_whatever_the_threads_do(based, tmp_path):
+    """What is tried depends on the order of the chunks alone: a publisher can make a version again."""
+    half = weights(2)
+    half["blocks.0.weight"][-MIB:] = weights(1, 3e-5)["blocks.0.weight"][-MIB:]
+    folder = write(tmp_path / "half", half)
+    roots = {publish(based, folder, f"t{n}", bases=(Reference(NAME, "base"),)).root for n in range(3)}
+    assert len(roots) == 1
+
+
+def test_a_pack_without_its_version_goes_when_the_home_is_opened(based):
+    """A publish that was killed after its pack got its name leaves nothing."""
+    orphan = based.home / "forms" / f"{Digest.of(b'nobody').hex()}.pack"
+    orphan.write_bytes(b"x")
+    based.close()
+    with Store.open(based.home) as again:
+        assert not orphan.exists()
+        assert len(list((again.home / "forms").iterdir())) == 1

@@ -119,3 +119,25 @@ def test_a_swap_for_a_chunk_that_came_otherwise_only_ends_the_wish():
     pull = wanting(have=(0,), wanted=(4,))
     assert pull.swap(4, 0)
     assert pull.done
+
+
+def test_when_the_peer_with_the_chunk_goes_the_form_is_wanted_again():
+    """A liar that announces every chunk, and is banned or leaves, costs the outside link no more than forms."""
+    pull = wanting()
+    pull.join("peer", outside=False, holds=Inventory(8, (0, 1, 2, 3)), now_s=0)
+    pull.join("seed", outside=True, holds=None, now_s=0)
+    assert {chunk.index for chunk in pull.missing} == {0, 1, 2, 3}
+    pull.leave("peer", 1)
+    assert {chunk.index for chunk in pull.missing} == {4, 5, 6, 7}
+    assert sorted(i for ask in asked(pull, "seed", 9) for i in indexes(ask)) == [4, 5, 6, 7]
+
+
+def test_a_chunk_that_is_on_its_way_stays_when_its_holder_goes():
+    """What another peer already brings is not asked for in another form."""
+    pull = wanting(wanted=(4, 5))
+    for name in ("one", "two"):
+        pull.join(name, outside=False, holds=Inventory(8, (0, 1)), now_s=0)
+    (ask,) = asked(pull, "one")[:1]
+    coming = set(indexes(ask))
+    pull.leave("two", 1)
+    assert coming <= {chunk.index for chunk in pull.missing}
