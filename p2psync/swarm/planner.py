@@ -8,7 +8,7 @@ chunk in full.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from p2psync.codec import Form
@@ -53,7 +53,6 @@ class Plan:
 
     choices: tuple[Choice, ...]
     link_bytes_per_s: float
-    offered: dict[str, int] = field(default_factory=dict)
 
     @property
     def raw_bytes(self) -> int:
