@@ -38,14 +38,16 @@ def serve(options: Options, out: Output) -> int:
 
     import asyncio
 
-    from p2psync.cli.running import log_to_stderr, watch_signals
+    from p2psync.cli.logs import end_log, log_event, log_to_stderr
+    from p2psync.cli.running import watch_signals
     from p2psync.cli.stopping import Interrupted
     from p2psync.manifest import Reference
     from p2psync.node.node import ServeOptions
     from p2psync.node.node import serve as run_node
     from p2psync.node.rates import Limits
+    from p2psync.node.watching import Exposure
 
-    log_to_stderr(out)
+    log_to_stderr(out, as_json=options["log_json"], lasting=True)
     caught: list[signal.Signals] = []
 
     async def until_stopped() -> None:
@@ -65,10 +67,18 @@ def serve(options: Options, out: Output) -> int:
             limits=Limits(up=options["upload_limit"], **{name: options[name] for name in _LIMITS}),
             follow=tuple(str(Reference.parse(text)) for text in options["follow"]),
             sources=tuple(options["from"]),
+            metrics=Exposure(options["metrics"] or Exposure.LOOPBACK),
         )
-        await run_node(Path(options["home"]), chosen, lambda event: _serve_event(event, out), stop)
+        await run_node(Path(options["home"]), chosen, tell, stop)
 
-    asyncio.run(until_stopped())
+    def tell(event: Json) -> None:
+        _serve_event(event, out)
+        log_event(event)
+
+    try:
+        asyncio.run(until_stopped())
+    finally:
+        end_log()  # What the log held back is said now.
     if caught and caught[0].name == "SIGINT":
         raise Interrupted
     return 0

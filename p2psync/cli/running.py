@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from p2psync.cli import progress
+from p2psync.cli.logs import end_log, log_to_stderr
 from p2psync.cli.output import Output
 from p2psync.cli.stopping import EXIT_INTERRUPTED, Interrupted, Terminated
 
@@ -37,7 +36,7 @@ def operate(verb: str, args: dict[str, Any], options: Options, out: Output, *, o
         Interrupted: a signal ended it. What was proved is kept.
         P2PSyncError: what the verb raises.
     """
-    log_to_stderr(out)
+    log_to_stderr(out, as_json=options["log_json"])
     wanted = not options["no_progress"]
     display = progress.choose(f"{verb} {args.get('reference') or ''}".rstrip(), out, wanted=wanted, environ=os.environ)
 
@@ -52,6 +51,7 @@ def operate(verb: str, args: dict[str, Any], options: Options, out: Output, *, o
         return asyncio.run(interruptible(_run(Path(options["home"]), verb, args, emit)))
     finally:
         display.close()
+        end_log()  # What the log held back is said now.
 
 
 async def _run(home: Path, verb: str, args: dict[str, Any], emit: Emit) -> dict[str, Any]:
@@ -110,17 +110,3 @@ def _vanish() -> None:
     if sys.stderr is not None and sys.stderr.isatty():
         os.write(sys.stderr.fileno(), _SHOW_CURSOR)
     os._exit(EXIT_INTERRUPTED)
-
-
-def log_to_stderr(out: Output) -> None:
-    """Send the log of this program to standard error: warnings, and with ``--verbose`` everything of ours."""
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            out.say(f"{record.levelname.lower()}: {record.name}: {record.getMessage()}")
-            if out.verbose and record.exc_info and record.exc_info[0]:
-                out.say("".join(traceback.format_exception(*record.exc_info)).rstrip())
-
-    logging.basicConfig(level=logging.ERROR if out.quiet else logging.WARNING, handlers=[Handler()], force=True)
-    if out.verbose:
-        logging.getLogger("p2psync").setLevel(logging.DEBUG)

@@ -21,6 +21,8 @@ _SWITCH: Final = {
     **dict.fromkeys(("0", "false", "no", "off"), False),
 }
 _PORT_MAX: Final = 65_535
+# A test holds these equal to p2psync.node.watching.Exposure, which takes aiohttp along.
+_EXPOSURES: Final = ("loopback", "open", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,17 @@ def listen_address(text: str) -> Address:
     if match is None or int(match[2]) > _PORT_MAX:
         raise UsageError(f"{text!r} is no address to listen on", hint="write HOST:PORT, such as 127.0.0.1:7007")
     return Address(match[1].strip("[]"), int(match[2]))
+
+
+def exposure(text: str) -> str:
+    """A ``--metrics``: who may read them.
+
+    Raises:
+        UsageError: it is none of the three words.
+    """
+    if text not in _EXPOSURES:
+        raise UsageError(f"{text!r} is not one of {', '.join(_EXPOSURES)}", hint="loopback is this machine alone")
+    return text
 
 
 def absolute_path(text: str) -> str:

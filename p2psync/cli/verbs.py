@@ -103,6 +103,7 @@ GLOBAL_FLAGS: Final = (
     Flag("--verbose", "a log, and a traceback with an error", short="-v"),
     Flag("--no-progress", "no progress on standard error"),
     Flag("--offline", "open no connection"),
+    Flag("--log-json", "the log as one JSON object per line on standard error, from `info` on"),
 )
 
 _REF = Operand("REF", "name[:tag][@b3:digest]; the tag is `latest` when left out")
@@ -384,6 +385,12 @@ _SHARING = (
                 parse=values.rate_bytes_per_s,
             ),
             *_LIMITS,
+            Flag(
+                "--metrics",
+                "who may read /metrics: loopback (default), open or off",
+                "WHO",
+                parse=values.exposure,
+            ),
         ),
     ),
     Verb(

@@ -259,6 +259,7 @@ class Fetch:
     def _ended(self, ask: Ask, fault: Fault | None) -> None:
         """Whatever happened, what did not arrive goes back to the session."""
         del self._tasks[ask]
+        self._rates.tally.asked(fault)
         self._session.ended(ask, fault, time.monotonic())
         if ask.part is not None and not self._session.brings(ask.part.index):
             self._assembled.pop(ask.part.index, None)
@@ -362,6 +363,7 @@ class Fetch:
         try:
             kept = await self._in_thread(self._decoders, decoder.write, chunk.index, view, self._incoming)
         except UndecodableError as error:
+            self._rates.tally.forms_refused += 1
             self._emit({"event": "form", "chunk": str(raw.digest), "state": "refused", "reason": str(error)})
             self._session.swap(chunk.index, raw.index)
             self._dispatch_soon()
@@ -379,6 +381,7 @@ class Fetch:
             self._last_byte_s = now_s
             self._count(source, length, patch=self._decoder is not None and self._decoder.is_patch(chunk.index))
         self._assembled.pop(chunk.index, None)
+        self._rates.tally.chunks_proved += 1
         self._session.arrived(ask, chunk, now_s)
         if self._session.done:
             self._over.set()

@@ -12,13 +12,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from p2psync.content import Digest
-from p2psync.errors import P2PSyncError, UsageError
+from p2psync.errors import DiscoveryError, P2PSyncError, UsageError
 from p2psync.limits import READERS_MAX
 from p2psync.node.identity import node_id
 from p2psync.node.names import SOCKET_NAME
 from p2psync.node.operations import Owner, perform
 from p2psync.node.rates import NAMES, Limits, Rates
 from p2psync.node.site import Site
+from p2psync.node.watching import Exposure, Watching
 from p2psync.store import Store
 from p2psync.transport import LocalServer, Located, Server, parse_endpoint
 
@@ -37,7 +38,7 @@ class ServeOptions:
     """How a node serves and whom it meets.
 
     Port 0 takes a free one. ``peers`` are URLs of nodes that are always tried. ``follow`` are references whose newest
-    version is kept here, from ``sources``.
+    version is kept here, from ``sources``. ``metrics`` says who may read ``/metrics``.
     """
 
     host: str = "127.0.0.1"
@@ -48,6 +49,7 @@ class ServeOptions:
     limits: Limits = field(default_factory=Limits)
     follow: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    metrics: Exposure = Exposure.LOOPBACK
 
 
 def _ignore(_event: dict[str, Any]) -> None:
@@ -93,6 +95,7 @@ class Node:
         self._control: LocalServer | None = None
         self._chores: list[asyncio.Task[None]] = []
         self._sent: Counter[str] = Counter()
+        self._sent_by_link: Counter[str] = Counter(lan=0, wan=0)
         self.sent_bytes = 0
 
     async def __aenter__(self) -> Self:
@@ -111,7 +114,7 @@ class Node:
             await self._listen(self._owner)
             self._control = LocalServer(self.home / SOCKET_NAME, self._verb)
             await self._control.start()
-            self._chores = [asyncio.create_task(self._prove_again(store))]
+            self._chores += [asyncio.create_task(self._prove_again(store))]
             self._chores += [asyncio.create_task(self._follow(reference)) for reference in options.follow]
         except BaseException:
             await self.close()
@@ -122,6 +125,9 @@ class Node:
         options, rates = self._options, owner.rates
         self._server = Server(_Shelf(owner), node_id=self.id, site=options.site, pace=rates.pace, on_sent=self._count)
         rates.flows = self._server.flows
+        watching = Watching(self.home, owner, self._server, self._sent_by_link)
+        watching.open(options.metrics)
+        self._chores += [asyncio.create_task(chore) for chore in watching.chores()]
         self.url = await self._server.start(options.host, options.port)
         owner.site = Site(owner.store, self._emit, serves=True)
         rates.outside = lambda address: not owner.near(address)
@@ -198,8 +204,8 @@ class Node:
             "transfers": list(owner.transfers.values()),
             "neighbours": len(owner.site.live()) if owner.site is not None else 0,
             "links": {
-                "wan": {"received": received["wan"], "sent": self._sent_to(outside=True)},
-                "lan": {"received": received["lan"], "sent": self._sent_to(outside=False)},
+                "wan": {"received": received["wan"], "sent": self._sent_by_link["wan"]},
+                "lan": {"received": received["lan"], "sent": self._sent_by_link["lan"]},
             },
             "limits": asdict(owner.rates.limits),
             "discovery": owner.site.degraded if owner.site is not None else None,
@@ -243,15 +249,19 @@ class Node:
             raise RuntimeError("the node is not running: use it as `async with Node(...) as node`")
         return self._owner
 
-    def _sent_to(self, *, outside: bool) -> int:
-        near = self._running().near
-        return sum(count for address, count in self._sent.items() if near(address) is not outside)
-
     def _count(self, address: str, count: int) -> None:
         self.sent_bytes += count
+        self._sent_by_link[self._link_to(address)] += count
         # Readers come and go; what is told of each is bounded, what is told of all is exact.
         if address in self._sent or len(self._sent) < READERS_MAX:
             self._sent[address] += count
+
+    def _link_to(self, address: str) -> str:
+        """Over which link a reader is reached. Where the machine's networks cannot be read, nobody is near."""
+        try:
+            return "lan" if self._running().near(address) else "wan"
+        except DiscoveryError:
+            return "wan"
 
     async def _follow(self, reference: str) -> None:
         """Keep the newest version of a reference here, for ever."""

@@ -60,6 +60,11 @@ class Owner:
                     return envelope
         return self.store.head(name, selector)
 
+    @property
+    def pulls_running(self) -> int:
+        """How many pulls are at work now."""
+        return len(self._pulls)
+
     def near(self, address: str) -> bool:
         """Whether an address stands in the site's own networks."""
         return self.site is not None and self.site.near(address)
@@ -89,7 +94,8 @@ class Owner:
         """Count what a pull receives, while it runs and afterwards."""
         self._pulls[id(pull)] = pull
         try:
-            yield
+            with self.rates.tally.pull():
+                yield
         finally:
             del self._pulls[id(pull)]
             for key, count in pull.received().items():

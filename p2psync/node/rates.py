@@ -11,6 +11,7 @@ from typing import Final
 
 from p2psync.errors import UsageError
 from p2psync.limits import FOLDER_BYTES_PER_S, KIB, MIB, OUTSIDE_BYTES_PER_S
+from p2psync.node.tally import Tally
 from p2psync.swarm import Ask, TokenBucket
 from p2psync.transport import SourceKind
 
@@ -51,10 +52,11 @@ def _bucket(rate: float | None) -> TokenBucket | None:
 
 
 class Rates:
-    """The limits of one node and what it measured. For one event loop."""
+    """The limits of one node, what it measured and what it counted. For one event loop."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
+        self.tally = Tally()
         self.set(self.limits)
         self.flows: Callable[[], dict[int, tuple[str, int]]] = dict
         self.outside: Callable[[str], bool] = lambda _address: False

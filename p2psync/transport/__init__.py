@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from p2psync.transport.handshake import Hello, Reason, node_id_of
     from p2psync.transport.interfaces import Interface, base_url, inside, listens_on, parse_address, read_interfaces
     from p2psync.transport.local import LocalServer, call
+    from p2psync.transport.meters import Meters
     from p2psync.transport.sending import Located
-    from p2psync.transport.server import Library, ServeLimits, Server, SiteRoute
+    from p2psync.transport.server import Library, Page, ServeLimits, Server, SiteRoute, Told
     from p2psync.transport.site import Channels
     from p2psync.transport.source import HeadReply, Source, SourceKind, Timeouts, Wire
 
@@ -35,6 +36,8 @@ __all__ = [
     "Library",
     "LocalServer",
     "Located",
+    "Meters",
+    "Page",
     "Reason",
     "ServeLimits",
     "Server",
@@ -44,6 +47,7 @@ __all__ = [
     "SourceKind",
     "Speaker",
     "Timeouts",
+    "Told",
     "Wire",
     "base_url",
     "call",
@@ -69,6 +73,8 @@ _HOMES = {
     "Library": "server",
     "LocalServer": "local",
     "Located": "sending",
+    "Meters": "meters",
+    "Page": "server",
     "Reason": "handshake",
     "ServeLimits": "server",
     "Server": "server",
@@ -78,6 +84,7 @@ _HOMES = {
     "SourceKind": "source",
     "Speaker": "channel",
     "Timeouts": "source",
+    "Told": "server",
     "Wire": "source",
     "base_url": "interfaces",
     "call": "local",

@@ -16,6 +16,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from p2psync.errors import NetworkError
 from p2psync.limits import HTTP_HEAD_BYTES_MAX
+from p2psync.transport.meters import Meters
 from p2psync.transport.sending import address_of
 
 _ALL_IPV4: Final = "0.0.0.0"  # noqa: S104 - Only where the caller asked for all interfaces.
@@ -50,6 +51,7 @@ class Gate(web.Server):
         per_address_max: int,
         idle_s: float,
         lasting_path: str | None = None,
+        meters: Meters | None = None,
     ) -> None:
         """Prepare.
 
@@ -58,6 +60,7 @@ class Gate(web.Server):
             connections_max: In all.
             per_address_max: Of one address.
             idle_s: How long a connection may ask nothing.
+            meters: Told of connections that are refused.
             lasting_path: What stays open for as long as its owner wants. Its connections have caps of their own
                 and count under none of these, are not waited for by ``stop``, and end with the answer.
         """
@@ -76,6 +79,7 @@ class Gate(web.Server):
         self._connections_max = connections_max
         self._per_address_max = per_address_max
         self._lasting_path = lasting_path
+        self._meters = meters or Meters()
         self._lasting: dict[RequestHandler, asyncio.Transport] = {}
         self._open: dict[RequestHandler, asyncio.Transport] = {}
         self._addresses: Counter[str] = Counter()
@@ -88,11 +92,18 @@ class Gate(web.Server):
         """Called for each connection; breaks those that are over a cap."""
         super().connection_made(handler, transport)
         address = address_of(transport)
-        if len(self._open) >= self._connections_max or self._addresses[address] >= self._per_address_max:
+        full = len(self._open) >= self._connections_max
+        if full or self._addresses[address] >= self._per_address_max:
+            self._meters.refused["total" if full else "address"] += 1
             transport.abort()
             return
         self._open[handler] = transport
         self._addresses[address] += 1
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many connections there are now: those that ask (``short``) and site channels (``lasting``)."""
+        return {"short": len(self._open), "lasting": len(self._lasting)}
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         """Called when a connection is gone."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -25,19 +26,39 @@ from p2psync.manifest import Reference
 from p2psync.transport.frames import ABSENT, LATER, LENGTH, decode_digests
 from p2psync.transport.gate import Gate
 from p2psync.transport.heads import PROTOCOL
+from p2psync.transport.interfaces import parse_address
+from p2psync.transport.meters import Meters
 from p2psync.transport.readers import ReaderWatch
-from p2psync.transport.sending import DiskThreads, Located, Sender, read_exactly
+from p2psync.transport.sending import DiskThreads, Located, Sender, address_of, read_exactly
 
 _HEAD: Final = re.compile(r"/v1/heads/([^?#%]+)/(?:tags/([^/?#%]+)|digests/([0-9a-f]{64}))")
 # A test holds this equal to p2psync.__version__: the package's front door leads to every room, so no room imports it.
 SOFTWARE: Final = "p2psync/0.1.0"
 _SPOKEN: Final = {"P2PSync-Protocol": PROTOCOL}
 _NAMED: Final = {"Server": "p2psync"}
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 SITE_PATH: Final = "/v1/site"
 _RANGE: Final = re.compile(r"bytes=([0-9]{1,9})-([0-9]{1,9})")
 _BY_DIGEST: Final = re.compile(r"/v1/(nodes|chunks|have)/([0-9a-f]{64})")
 
 SiteRoute = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a page about the node says."""
+
+    body: bytes
+    content_type: str
+    status: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page about the node: what makes it, in the event loop, and whether only this machine may read it."""
+
+    tell: Callable[[], Awaitable[Told]]
+    near: bool = False
 
 
 class Library(Protocol):
@@ -97,12 +118,23 @@ class Server:
         self._disk = DiskThreads()
         self._watch = ReaderWatch(self._allowed.timeout_s, self._allowed.rate_min_bytes_per_s)
         self._sender = Sender(self._watch, pace, on_sent)
+        self.meters = Meters()
+        self._pages: dict[str, Page] = {}
         self._gate: Gate | None = None
         self._site_route: SiteRoute | None = None
 
     def flows(self) -> dict[int, tuple[str, int]]:
         """Each connection that something is being sent on: its number, the reader's address, bytes acknowledged."""
         return self._watch.flows()
+
+    @property
+    def connections(self) -> dict[str, int]:
+        """How many connections there are now, by whether they are short or site channels."""
+        return self._gate.counts if self._gate is not None else {"short": 0, "lasting": 0}
+
+    def open_page(self, path: str, page: Page) -> None:
+        """From now on answer ``path`` by what a page says."""
+        self._pages[path] = page
 
     def open_site(self, route: SiteRoute) -> None:
         """From now on answer ``/v1/site`` by ``route``.
@@ -123,6 +155,7 @@ class Server:
             per_address_max=self._allowed.connections_per_address_max,
             idle_s=self._allowed.idle_s,
             lasting_path=SITE_PATH,
+            meters=self.meters,
         )
         address, bound_port = await self._gate.listen(host, port)
         return f"http://[{address}]:{bound_port}" if ":" in address else f"http://{address}:{bound_port}"
@@ -134,6 +167,11 @@ class Server:
         self._disk.close()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        response = await self._respond(request)
+        self.meters.answered(request.raw_path, response.status)
+        return response
+
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             if request.method == "GET":
                 return await self._get(request)
@@ -160,7 +198,16 @@ class Server:
             return web.json_response(self._about, headers={**_SPOKEN, **_NAMED})
         if path == SITE_PATH and self._site_route is not None:
             return await self._site_route(request)
+        if path in self._pages:
+            return await self._page(request, self._pages[path])
         return _plain(404, "no such resource")
+
+    async def _page(self, request: web.BaseRequest, page: Page) -> web.StreamResponse:
+        if page.near and (request.transport is None or not _is_own(address_of(request.transport))):
+            return _plain(403, "this is told on this machine alone")
+        told = await page.tell()
+        headers = {"Content-Type": told.content_type, "Cache-Control": "no-store"}
+        return await self._whole(request, told.body, told.status, headers)
 
     async def _head(self, request: web.BaseRequest, name: str, tag: str | None, root: str | None) -> web.StreamResponse:
         envelope = None
@@ -199,14 +246,22 @@ class Server:
             if transport is not None:
                 try:
                     await self._sender.file(transport, located, first, length)
-                except OSError:
+                    self.meters.chunks += 1
+                except OSError as error:
+                    self.meters.broke(error)
                     transport.abort()
             return response
         finally:
             located.release()
 
-    async def _whole(self, request: web.BaseRequest, data: bytes) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Length": str(len(data)), **_NAMED})
+    async def _whole(
+        self,
+        request: web.BaseRequest,
+        data: bytes,
+        status: int = 200,
+        headers: Mapping[str, str] = _NO_HEADERS,
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(status=status, headers={**headers, "Content-Length": str(len(data)), **_NAMED})
         await response.prepare(request)
         for place in range(0, len(data), limits.SERVE_PIECE_BYTES_MAX):
             if not await self._write(request, response, data[place : place + limits.SERVE_PIECE_BYTES_MAX]):
@@ -219,7 +274,8 @@ class Server:
             return False
         try:
             await self._sender.data(transport, data, response.write)
-        except OSError:
+        except OSError as error:
+            self.meters.broke(error)
             transport.abort()
             return False
         return True
@@ -263,7 +319,11 @@ class Server:
         lengths = await self._disk.run(lambda: [self._chunk_length(digest) for digest in digests])
         if sum(length for length in lengths if length != ABSENT) > limits.BATCH_BYTES_MAX:
             return _plain(413, f"a batch is answered with at most {limits.BATCH_BYTES_MAX} bytes")
-        return await self._frames(request, list(zip(digests, lengths, strict=True)), self._read_chunk)
+        frames = list(zip(digests, lengths, strict=True))
+        return await self._frames(request, frames, self._read_chunk, self._count_chunks)
+
+    def _count_chunks(self, piece: Sequence[tuple[Digest, int]]) -> None:
+        self.meters.chunks += sum(length != ABSENT for _, length in piece)
 
     def _chunk_length(self, digest: Digest) -> int:
         located = self._library.locate(digest)
@@ -291,6 +351,7 @@ class Server:
         request: web.BaseRequest,
         frames: Sequence[tuple[Digest, int]],
         read: Callable[[Digest], bytes | None],
+        sent: Callable[[Sequence[tuple[Digest, int]]], None] | None = None,
     ) -> web.StreamResponse:
         """Answer a batch piece by piece. What changed since its length was said breaks the connection."""
         total = sum(LENGTH.size + _size(length) for _, length in frames)
@@ -302,6 +363,8 @@ class Server:
                 if request.transport is not None:
                     request.transport.abort()
                 break
+            if sent is not None:
+                sent(piece)
         return response
 
 
@@ -316,6 +379,11 @@ def _range_of(request: web.BaseRequest, whole: int) -> tuple[int, int] | None:
     if last < first:
         return None
     return first, max(0, min(last + 1, whole) - first)
+
+
+def _is_own(address: str) -> bool:
+    parsed = parse_address(address)
+    return parsed is not None and parsed.is_loopback
 
 
 def _size(length: int) -> int:

@@ -1,6 +1,7 @@
 """A command line to drive in this process, with the node behind it replaced where a test says so."""
 
 import json
+import logging
 import sys
 import types
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 import p2psync.node
+from p2psync.cli.logs import LogHandler
 from p2psync.cli.main import main
 
 
@@ -41,7 +43,9 @@ def cli(home, capsys):
         captured = capsys.readouterr()
         return Answer(code, captured.out, captured.err)
 
-    return run
+    yield run
+    for handler in [each for each in logging.getLogger().handlers if isinstance(each, LogHandler)]:
+        logging.getLogger().removeHandler(handler)
 
 
 class FakeNode:

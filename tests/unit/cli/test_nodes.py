@@ -12,6 +12,7 @@ import pytest
 import p2psync.node
 from p2psync.cli import nodes
 from p2psync.node.rates import Limits
+from p2psync.node.watching import Exposure
 from tests.unit.cli import shapes
 
 
@@ -27,6 +28,7 @@ class ServeOptions:
     limits: Limits = field(default_factory=Limits)
     follow: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    metrics: Exposure = Exposure.LOOPBACK
 
 
 @pytest.fixture
@@ -100,6 +102,14 @@ def test_serve_settings(cli, served):
     assert cli("serve", *words).code == 0
     limits = Limits(wan_down=2_000_000, peer_up=1_000_000)
     assert served[-1] == ServeOptions(follow=("acme/m:v1",), sources=("https://models.example",), limits=limits)
+
+
+def test_who_may_read_the_numbers(cli, served):
+    """--metrics reaches the node; a word that it does not know is a mistake: exit 2."""
+    assert cli("serve", "--metrics", "off").code == 0
+    assert served[-1].metrics is Exposure.OFF
+    assert cli("serve", "--metrics", "all").code == 2
+    assert len(served) == 2
 
 
 @pytest.mark.parametrize("words", [("--follow", "acme/m"), ("--from", "https://models.example")])
