@@ -4,7 +4,8 @@
 usage: tools/test.py [--full] [PYTEST ARGUMENT]...
 
 ``--full`` adds the tests marked slow (many seeds, long fuzzing, big files) and, where nothing else narrows the run,
-writes what came out to docs/full-tests.json. Everything else goes to pytest.
+writes what came out to docs/full-tests.json. Everything else goes to pytest. A run that nothing narrows is spread
+over one process more than there are cores, since many tests wait for a process or a link.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ def main(arguments: list[str]) -> int:
     chosen = [argument for argument in arguments if argument != "--full"]
     os.chdir(environment.ROOT)
     command = [str(environment.PYTHON), "-m", "pytest"]
+    if not chosen:
+        # What says in a mark that it belongs together stays on one process.
+        command += ["--numprocesses", str((os.cpu_count() or 1) + 1), "--dist", "loadgroup"]
     sys.stdout.flush()
     if "--full" not in arguments:
         os.execv(environment.PYTHON, [*command, *chosen])

@@ -27,6 +27,9 @@ AT_ONCE = 12
 TRUST, INTEGRITY, NETWORK, PROTOCOL = 4, 5, 7, 8
 
 # How a pull ends whose only source tells one lie about every chunk.
+# All pulls are made once, for every test of this file.
+pytestmark = pytest.mark.xdist_group("pulls from liars")
+
 CHUNK_LIES: dict[type[Liar], tuple[int, ...]] = {
     liars.Silent: (NETWORK,),
     liars.FlippedBit: (INTEGRITY,),

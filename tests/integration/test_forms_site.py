@@ -14,7 +14,12 @@ from tests.integration.site_lab import SiteLab, Wan
 from tests.integration.site_nodes import Site, Together
 from tests.integration.test_forms import WEIGHTS, weights, write
 
-pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(site_lab.why_not()), reason=site_lab.why_not())]
+pytestmark = [
+    pytest.mark.root,
+    # Two labs at a time would slow each other's links.
+    pytest.mark.xdist_group("lab"),
+    pytest.mark.skipif(bool(site_lab.why_not()), reason=site_lab.why_not()),
+]
 
 LINE = Wan(mbit=20, rtt_ms=20, loss=0.0)
 # Heads, nodes of the manifest and HTTP for each of four nodes, and what two may ask for at once on a busy machine.

@@ -22,6 +22,8 @@ from tests.integration.lab import until
 from tests.integration.site_lab import SiteLab
 from tests.neighbourhood import key_of
 
+# Two labs at a time would slow each other's links.
+pytestmark = pytest.mark.xdist_group("lab")
 IN_LAB = pytest.mark.skipif(bool(site_lab.why_not()), reason=site_lab.why_not())
 # Nothing said for this long ends a channel: a pulled cable is noticed within it.
 HASTY = {"keepalive_s": 0.5, "silence_s": 1.5, "close_s": 0.3}

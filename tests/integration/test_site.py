@@ -28,7 +28,12 @@ from tests.integration.models import (
 from tests.integration.site_lab import PAYLOAD_OF_PACKET, SiteLab, Wan
 from tests.integration.site_nodes import Site, Together
 
-pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(site_lab.why_not()), reason=site_lab.why_not())]
+pytestmark = [
+    pytest.mark.root,
+    # Two labs at a time would slow each other's links.
+    pytest.mark.xdist_group("lab"),
+    pytest.mark.skipif(bool(site_lab.why_not()), reason=site_lab.why_not()),
+]
 
 NODES = 4
 # 25 MB take 5 s.

@@ -18,6 +18,9 @@ from tests.integration.lab import until
 from tests.integration.site_lab import SiteLab, Wan
 from tests.integration.site_wire import Line, Wire
 
+# Two labs at a time would slow each other's links.
+pytestmark = pytest.mark.xdist_group("lab")
+
 ROOT = Path(__file__).parent.parent.parent
 # Answers every connection with as many zeros as its first line says.
 SERVER = """

@@ -10,6 +10,9 @@ from tests.simulation import cases
 from tests.simulation.cases import CASES, FAST_ETHERNET, HELD, TABLE
 from tests.simulation.site import Site, lone
 
+# The outcomes of a case are shared by its tests.
+pytestmark = pytest.mark.xdist_group("simulated cases")
+
 SEEDS = (1, 2)
 
 
