@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,16 @@ from p2psync.limits import DELTA_TRIES, ENCODE_CHUNKS_MAX, ENCODE_THREADS_MAX, F
 from p2psync.manifest import Blob, Chunk, Encoded, Manifest, Piece, SetKind, build_forms, chunk_table, match_tensors
 from p2psync.store.locate import locate_installed
 from p2psync.store.opened import OpenHome
-from p2psync.store.residuals import Read, Residual, residuals
+from p2psync.store.residuals import Residual, residuals
 from p2psync.store.values import Meter, Progress
 
 # What a row of an encoded chunk costs a reader, at most, beside the chunk itself.
 _ROW_BYTES = 72
+# No form of anything is shorter: its code, its layout, and a byte that says which value all elements have.
+_FORM_BYTES_MIN = 3
+
+# The bytes that stand where a chunk was read.
+Standing = Callable[[Chunk], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +61,13 @@ class _Job:
         return () if self.base is None else (Piece(self.base),)
 
 
-def make_forms(opened: OpenHome, manifest: Manifest, read: Read, pack: Path, progress: Progress) -> Forms:
+def make_forms(opened: OpenHome, manifest: Manifest, read: Standing, pack: Path, progress: Progress) -> Forms:
     """Encode a version into ``pack``, which is synced when this returns.
 
     Args:
         opened: Where the bases are.
         manifest: The version, which names no forms yet. Deltas are made from those of its bases that are here.
-        read: Gives the bytes of one of its chunks, None where they are not what they were.
+        read: Gives the bytes that stand where one of its chunks was read, proved by nobody.
         pack: The file to make.
         progress: Told about encoding.
 
@@ -133,7 +138,7 @@ def _residual_jobs(manifest: Manifest, table: Mapping[Digest, Chunk]) -> list[_J
 class _Encoding:
     """Encodes chunks on several threads; what comes out is in order."""
 
-    def __init__(self, opened: OpenHome, read: Read, table: Mapping[Digest, Chunk], meter: Meter) -> None:
+    def __init__(self, opened: OpenHome, read: Standing, table: Mapping[Digest, Chunk], meter: Meter) -> None:
         self._opened = opened
         self._read = read
         self._table = table
@@ -179,24 +184,35 @@ class _Encoding:
         """
         self._begun[job.tensor] += 1
         hopeless = self._begun[job.tensor] > DELTA_TRIES and job.tensor not in self._worth
-        return None if job.base is not None and hopeless else pool.submit(self._encode, job)
+        if (job.base is not None and hopeless) or self._longest(job) < _FORM_BYTES_MIN:
+            return None
+        return pool.submit(self._encode, job)
+
+    def _longest(self, job: _Job) -> int:
+        """How long a form may be that pays, row included, beside the shortest that is there already."""
+        best = self._full_length.get(job.chunk.index, job.chunk.length)
+        return int(best * (1 - FORM_GAIN_MIN)) - _ROW_BYTES
 
     def _encode(self, job: _Job) -> bytes | None:
         raw = self._read(job.chunk)
-        if raw is None:
+        if len(raw) != job.chunk.length:
             return None
-        best = self._full_length.get(job.chunk.index, job.chunk.length)
         if job.residual is not None:
-            data = job.residual.encode(raw, self._table, self._read)
+            data = job.residual.encode(raw, self._table, self._proved)
         elif job.base is not None:
             data = self._delta(job, raw)
         else:
             data = codec.encode_full(raw, job.dtype)
-        if data is None or len(data) + _ROW_BYTES > best * (1 - FORM_GAIN_MIN):
+        # Only what is kept has to be proved: of what cannot be encoded nothing else is done with the bytes.
+        if data is None or len(data) > self._longest(job) or Digest.of(raw) != job.chunk.digest:
             return None
         if job.base is None and job.residual is None:
             self._full_length[job.chunk.index] = len(data)
         return data
+
+    def _proved(self, chunk: Chunk) -> bytes | None:
+        raw = self._read(chunk)
+        return raw if Digest.of(raw) == chunk.digest else None
 
     def _delta(self, job: _Job, raw: bytes) -> bytes | None:
         before = _installed(self._opened, job.base) if job.base is not None else None
