@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol, Self, TypeVar
 
 from p2psync.content import Digest
@@ -21,8 +21,9 @@ from p2psync.transport import Source, SourceKind, connect
 Emit = Callable[[dict[str, Any]], None]
 T = TypeVar("T")
 
-# Once one source has answered, the others get this much longer: a silent one must not hold up a pull.
-GRACE_S = 2.0
+# Once one source has answered, the others get this much longer: a silent one must not hold up a pull. What stands on
+# the LAN answers in milliseconds, or not at all.
+GRACE_S = {SourceKind.LAN: 0.5, SourceKind.WAN: 2.0}
 # A source that does not bring nodes within this time is passed over for another one, and asked again after it.
 NODES_PATIENCE_S = 4.0
 
@@ -69,7 +70,7 @@ class SourceSet:
 
     async def open(self, root: Digest) -> list[Source]:
         """The sources that know the version ``root``, ready to give nodes and chunks; LAN ones first."""
-        answers = await ask_all(self.all, lambda s: s.open(root))
+        answers = await ask_all(self.all, lambda s: s.open(root), but=self._silent())
         ready = [s for s, answer in zip(self.all, answers, strict=True) if self._went_well(s, answer)]
         return sorted(ready, key=lambda s: (s.url in self.failures, s.kind is SourceKind.WAN))
 
@@ -104,7 +105,7 @@ class SourceSet:
 
     async def inventories(self, root: Digest, count: int, ready: Sequence[Source]) -> dict[str, bytes | None]:
         """What each ready source holds of ``count`` chunks; sources that do not answer are left out."""
-        answers = await ask_all(ready, lambda s: s.inventory(root, count))
+        answers = await ask_all(ready, lambda s: s.inventory(root, count), but=self._silent())
         held: dict[str, bytes | None] = {}
         for source, answer in zip(ready, answers, strict=True):
             if answer is None or isinstance(answer, bytes):
@@ -125,6 +126,9 @@ class SourceSet:
             total[source.kind.value] += source.wire.received + source.wire.sent
         return total
 
+    def _silent(self) -> set[str]:
+        return {url for url, error in self.failures.items() if isinstance(error, SourceTimeoutError)}
+
     def _went_well(self, source: Source, answer: object) -> bool:
         if isinstance(answer, P2PSyncError):
             self._blame(source, answer)
@@ -139,21 +143,25 @@ class SourceSet:
         self._emit({"event": "source", "url": source.url, "state": state, "reason": str(error)})
 
 
-async def ask_all(sources: Sequence[Source], question: Callable[[Source], Awaitable[T]]) -> list[T | BaseException]:
+async def ask_all(
+    sources: Sequence[Source], question: Callable[[Source], Awaitable[T]], *, but: Collection[str] = ()
+) -> list[T | BaseException]:
     """Ask every source at once; in their order, the answer or the error of each.
 
-    When one has answered, the others have ``GRACE_S`` left; who is still silent then has failed by that.
+    When one has answered, the others have ``GRACE_S`` left; who is still silent then has failed by that. Those whose
+    address is in ``but`` were silent before, and had their grace then.
     """
-    tasks = [asyncio.ensure_future(question(source)) for source in sources]
+    tasks = {asyncio.ensure_future(question(source)): source for source in sources}
     try:
         waiting = set(tasks)
         while waiting:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if any(task.exception() is None for task in done):
                 break
-        if waiting:
-            await asyncio.wait(waiting, timeout=GRACE_S)
-        return [_answer(source, task) for source, task in zip(sources, tasks, strict=True)]
+        late = [task for task in waiting if tasks[task].url not in but]
+        if late:
+            await asyncio.wait(late, timeout=max(GRACE_S[tasks[task].kind] for task in late))
+        return [_answer(source, task) for task, source in tasks.items()]
     finally:
         for task in tasks:
             task.cancel()
@@ -162,6 +170,6 @@ async def ask_all(sources: Sequence[Source], question: Callable[[Source], Awaita
 
 def _answer(source: Source, task: asyncio.Task[T]) -> T | BaseException:
     if not task.done():
-        return SourceTimeoutError(f"{source.url} was silent {GRACE_S:g} s after another source had answered")
+        return SourceTimeoutError(f"{source.url} was still silent when another source had answered")
     error = task.exception()
     return task.result() if error is None else error

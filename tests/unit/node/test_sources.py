@@ -45,28 +45,48 @@ async def test_answers_come_in_the_order_of_the_sources() -> None:
 
 async def test_late_source_has_failed_by_its_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once one has answered, a silent source has a grace time; then it timed out and is no longer asked."""
-    monkeypatch.setattr(module, "GRACE_S", 0.02)
+    monkeypatch.setitem(module.GRACE_S, SourceKind.LAN, 0.02)
     answers = await ask_all(
         [FakeSource("late", wait_s=NEVER_S), FakeSource("good", held=b"x")], lambda s: s.inventory(ROOT, 8)
     )
     assert isinstance(answers[0], SourceTimeoutError)
-    assert "late was silent" in str(answers[0])
+    assert "late was still silent" in str(answers[0])
     assert answers[1] == b"x"
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_answer_within_the_grace_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A source that is a little later than the first is heard."""
-    monkeypatch.setattr(module, "GRACE_S", 30.0)
+    monkeypatch.setitem(module.GRACE_S, SourceKind.LAN, 30.0)
     answers = await ask_all(
         [FakeSource("later", wait_s=0.05, held=b"l"), FakeSource("first", held=b"f")], lambda s: s.inventory(ROOT, 8)
     )
     assert answers == [b"l", b"f"]
 
 
+async def test_a_source_that_was_silent_has_no_second_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was silent once is asked again with the others, and not waited for again."""
+    monkeypatch.setitem(module.GRACE_S, SourceKind.LAN, 0.02)
+    silent = FakeSource("silent", wait_s=NEVER_S)
+    found, _ = set_of(monkeypatch, silent, FakeSource("good", held=b"x"))
+    async with found as opened:
+        assert [s.url for s in await opened.open(ROOT)] == ["good"]
+        monkeypatch.setitem(module.GRACE_S, SourceKind.LAN, NEVER_S)
+        async with asyncio.timeout(60):
+            assert [s.url for s in await opened.open(ROOT)] == ["good"]
+
+
+async def test_a_source_that_was_silent_is_heard_when_it_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody else answers, one that was silent before is waited for."""
+    slow = FakeSource("slow", wait_s=0.05, held=b"s")
+    broken = FakeSource("broken", error=SourceUnreachableError("gone"))
+    answers = await ask_all([broken, slow], lambda s: s.inventory(ROOT, 8), but={"slow"})
+    assert answers[1] == b"s"
+
+
 async def test_errors_start_no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """While nobody has answered, a slow source is waited for, however fast the others failed."""
-    monkeypatch.setattr(module, "GRACE_S", 0.0)
+    monkeypatch.setitem(module.GRACE_S, SourceKind.LAN, 0.0)
     broken = FakeSource("broken", error=SourceUnreachableError("gone"))
     answers = await ask_all([broken, FakeSource("slow", wait_s=0.1, held=b"s")], lambda s: s.inventory(ROOT, 8))
     assert answers[1] == b"s"
