@@ -330,6 +330,8 @@ SHEET_FRAMES_MAX: Final = 16
 # The log of generations: beyond this the older half goes.
 GENERATIONS_BYTES_MAX: Final = MIB
 POINTER_BYTES_MAX: Final = 16 * KIB
+# Plans that TensorRT built and that are kept. One of the largest experts is as large as its weights, 28 GB.
+PLAN_CACHE_BYTES_MAX: Final = 64 * GIB
 # Values of one stage that a golden probe records.
 PROBE_VALUES_MAX: Final = 512
 # A report names every quantised layer of both experts: 800 of them at Wan's size.

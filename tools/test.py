@@ -19,12 +19,14 @@ from pathlib import Path
 import environment
 import run_record
 
+# What only tests marked slow need.
+_FULL = ("tensorrt",)
 _RECORD = environment.ROOT / "docs" / "full-tests.json"
 
 
 def main(arguments: list[str]) -> int:
     """Run pytest, so that its closing line and its exit code are the last word."""
-    environment.enter("dev")
+    environment.enter("dev", *(_FULL if "--full" in arguments else ()))
     chosen = [argument for argument in arguments if argument != "--full"]
     os.chdir(environment.ROOT)
     command = [str(environment.PYTHON), "-m", "pytest"]

@@ -21,9 +21,14 @@ from p2psync.errors import BackendUnavailableError
 
 Array = NDArray[Any]
 
-# From the one that is tried first. Those without a home are names that engines may use and this version does not run.
+# From the one that is tried first. One without a home is a name that engines may use and this version does not run.
 NAMES: Final = ("tensorrt", "tensorrt-rtx", "ort-cuda", "torch", "ort-cpu")
-_HOMES: Final[Mapping[str, str]] = {"ort-cpu": "OrtCpu", "ort-cuda": "OrtCuda"}
+_HOMES: Final[Mapping[str, tuple[str, str]]] = {
+    "tensorrt": ("trt", "TensorRt"),
+    "tensorrt-rtx": ("trt", "TensorRtRtx"),
+    "ort-cuda": ("ort", "OrtCuda"),
+    "ort-cpu": ("ort", "OrtCpu"),
+}
 
 CUDA_HINT: Final = "pip install 'p2psync[gpu]', with a driver and the CUDA and cuDNN that onnxruntime-gpu names"
 
@@ -122,7 +127,8 @@ def backend(name: str) -> Backend:
     if name not in _HOMES:
         usable = ", ".join(sorted(_HOMES))
         raise BackendUnavailableError(f"this version of p2psync does not run {name}", hint=f"it runs: {usable}")
-    made: Backend = getattr(importlib.import_module("p2psync.engine.ort"), _HOMES[name])()
+    module, kind = _HOMES[name]
+    made: Backend = getattr(importlib.import_module(f"p2psync.engine.{module}"), kind)()
     return made
 
 

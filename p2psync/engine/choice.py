@@ -206,6 +206,8 @@ def _check_usable(name: str, found: Mapping[str, Probe]) -> None:
 
 
 def _hint(name: str) -> str:
+    if name.startswith("tensorrt"):
+        return "pip install 'p2psync[tensorrt]', on a machine with an NVIDIA GPU and its driver"
     return backends.CUDA_HINT if name == "ort-cuda" else "pip install 'p2psync[engine]'"
 
 

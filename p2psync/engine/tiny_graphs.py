@@ -6,7 +6,8 @@ graph takes ``x`` (and ``y``) and gives ``z``; all dimensions are fixed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 _IR_VERSION: Final = 8
@@ -31,13 +32,45 @@ def graph(operator: str, inputs: Sequence[tuple[int, Shape]], output: tuple[int,
     """
     domain, _, name = operator.rpartition(":")
     names = ["x", "y", "w"][: len(inputs)]
-    node = b"".join(_text(1, n) for n in names) + _text(2, "z") + _text(4, name)
+    node = _node(name, names, "z")
     node += b"".join(_bytes(5, _text(1, key) + _number(3, value) + _number(20, 2)) for key, value in integers.items())
     node += _text(7, domain) if domain else b""
-    body = _bytes(1, node) + _text(2, "probe")
-    body += b"".join(_bytes(11, _value(n, *kind)) for n, kind in zip(names, inputs, strict=True))
+    return _model([node], dict(zip(names, inputs, strict=True)), output, domain=domain)
+
+
+def quantized_product(square: Shape) -> bytes:
+    """A model that quantises ``x`` and ``y`` to INT8 at a scale of one, as graphs of INT8 do, and multiplies them."""
+    nodes = []
+    for name in ("x", "y"):
+        nodes.append(_node("QuantizeLinear", [name, "scale", "zero"], f"{name}_codes"))
+        nodes.append(_node("DequantizeLinear", [f"{name}_codes", "scale", "zero"], f"{name}_again"))
+    nodes.append(_node("MatMul", ["x_again", "y_again"], "z"))
+    constants = [_constant("scale", FLOAT, struct.pack("<f", 1.0)), _constant("zero", INT8, bytes(1))]
+    kind = (FLOAT, square)
+    return _model(nodes, {"x": kind, "y": kind}, kind, constants)
+
+
+def _model(
+    nodes: Iterable[bytes],
+    inputs: Mapping[str, tuple[int, Shape]],
+    output: tuple[int, Shape],
+    constants: Iterable[bytes] = (),
+    domain: str = "",
+) -> bytes:
+    body = b"".join(_bytes(1, node) for node in nodes) + _text(2, "probe")
+    body += b"".join(_bytes(5, constant) for constant in constants)
+    body += b"".join(_bytes(11, _value(name, *kind)) for name, kind in inputs.items())
     body += _bytes(12, _value("z", *output))
     return _number(1, _IR_VERSION) + _bytes(7, body) + b"".join(_opsets(domain))
+
+
+def _node(operator: str, inputs: Iterable[str], output: str) -> bytes:
+    return b"".join(_text(1, name) for name in inputs) + _text(2, output) + _text(4, operator)
+
+
+def _constant(name: str, kind: int, data: bytes) -> bytes:
+    """A TensorProto of no dimensions."""
+    return _number(2, kind) + _text(8, name) + _bytes(9, data)
 
 
 def _opsets(domain: str) -> Iterable[bytes]:
