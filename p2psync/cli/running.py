@@ -108,5 +108,5 @@ def watch_signals(stop: Callable[[signal.Signals], None]) -> None:
 def _vanish() -> None:
     """End the process at once, with the cursor that a bar may have hidden."""
     if sys.stderr is not None and sys.stderr.isatty():
-        os.write(sys.stderr.fileno(), _SHOW_CURSOR)
+        os.write(sys.stderr.fileno(), _SHOW_CURSOR)  # noqa: TID251 - a terminal, no disk
     os._exit(EXIT_INTERRUPTED)

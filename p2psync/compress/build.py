@@ -7,8 +7,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
+from p2psync import disk
 from p2psync.compress import forms, lineage
 from p2psync.compress.calibrate import layer_errors
 from p2psync.compress.directory import Part, write_description, write_probe, write_settings, write_tokenizer
@@ -75,7 +77,7 @@ def build(source: str, target: str, recipe: Recipe, *, tell: Tell, options: Opti
     try:
         reports = _Build(source, work, recipe, tell, options or Options()).run()
         os.chmod(work, 0o755)  # noqa: S103 - A temporary directory is private; what is published need not be.
-        os.rename(work, target)
+        disk.rename(Path(work), Path(target))
     except OSError as error:
         raise StoreUnwritableError(f"{target} cannot be written: {error.strerror or error}") from error
     finally:

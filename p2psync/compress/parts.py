@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
+from p2psync import disk
 from p2psync.compress.forms import consumers
 from p2psync.compress.tensors import Source, Spot, write_tensors
 from p2psync.compress.trace import Graph, Port
@@ -59,7 +60,7 @@ def write_part(directory: str, weights: str, graphs: Mapping[str, Graph]) -> dic
         data = _bound(graph, weights, places)
         with open(os.path.join(directory, name), "wb") as file:
             file.write(data)
-            os.fsync(file.fileno())
+            disk.sync(file.fileno())
         written[name] = Written(
             name, weights, Digest.of(data), weights_digest, tuple(graph.inputs()), tuple(graph.outputs())
         )

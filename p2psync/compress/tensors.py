@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from p2psync import disk
 from p2psync.content import name_fault
 from p2psync.errors import MalformedError
 from p2psync.limits import PAGE_BYTES, TENSOR_HEADER_BYTES_MAX
@@ -95,7 +95,7 @@ def write_tensors(path: str, tensors: Mapping[str, Source]) -> dict[str, Spot]:
             places[name] = Spot(source.dtype, source.shape, file.tell(), source.size_bytes)
             _write_one(file, name, source)
         file.flush()
-        os.fsync(file.fileno())
+        disk.sync(file.fileno())
     return places
 
 

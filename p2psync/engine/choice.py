@@ -2,7 +2,8 @@
 
 The publisher's default comes first. A step down has a reason, and each reason its own target: no fast kernel for INT8
 leads to the variant of highest precision that has one, also where the processor has one and a GPU has none; too little
-memory, or no backend at all, leads to the smallest.
+memory, or no backend at all, leads to the smallest. Where INT8 is all that there is, it runs on the processor without a
+fast kernel, and says so.
 Facts come from probes, so the same machine takes the same variant every time.
 """
 
@@ -139,6 +140,9 @@ def choose(
             return Choice(candidate, name, tuple(text for _, text in passed))
         passed.append((reason, f"{candidate.name}: {_TEXTS[reason](candidate, found, free)}"))
         least = min(least, candidate.memory_bytes(name) if reason == "memory" else least)
+    for candidate in order:
+        if _runs_slowly(candidate, found, free):
+            return Choice(candidate, "ort-cpu", tuple(text for _, text in passed))
     raise _refusal(passed, least, free)
 
 
@@ -149,7 +153,10 @@ def backend_for(precision: str, probes: Iterable[Probe] | None = None) -> str:
         BackendUnavailableError: there is none.
     """
     found = {probe.backend: probe for probe in (backends.probes() if probes is None else probes)}
-    name = _backend(Candidate("", precision, 0), found)
+    candidate = Candidate("", precision, 0)
+    name = _backend(candidate, found)
+    if name is None and _runs_slowly(candidate, found, None):
+        name = "ort-cpu"
     if name is None:
         raise BackendUnavailableError(
             f"nothing here runs {precision}: {_whys(found)}", hint="pip install 'p2psync[engine]'"
@@ -191,6 +198,14 @@ def _backend(candidate: Candidate, found: Mapping[str, Probe]) -> str | None:
         if kind in probe.fast or (kind in _PLAIN and kind in probe.precisions):
             return name
     return None
+
+
+def _runs_slowly(candidate: Candidate, found: Mapping[str, Probe], free: int | None) -> bool:
+    """Whether the processor gives the right answer, without a kernel that makes the precision worth it."""
+    probe = found.get("ort-cpu")
+    if probe is None or not probe.usable or _kind(candidate) not in probe.precisions:
+        return False
+    return free is None or candidate.memory_bytes("ort-cpu") <= free * MEMORY_SHARE
 
 
 def _kind(candidate: Candidate) -> str:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from p2psync import disk
 from p2psync.engine.video import writing
 from p2psync.limits import GENERATIONS_BYTES_MAX
 
@@ -54,7 +55,7 @@ def append(path: Path, generation: Generation) -> None:
             _halve(path)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(fd, line)
+            disk.write_all(fd, line)
         finally:
             os.close(fd)
 
@@ -84,7 +85,7 @@ def _halve(path: Path) -> None:
     kept = data[len(data) // 2 :]
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(kept[kept.find(b"\n") + 1 :])
-    part.replace(path)
+    disk.replace(part, path)
 
 
 @contextmanager

@@ -37,7 +37,8 @@ _HEAVY: Final = frozenset(
     {"MatMul", "Gemm", "Conv", "MultiHeadAttention", "Attention", "FusedMatMul", "MatMulInteger", "QLinearConv"}
 )
 _ERRORS_ONLY: Final = 3
-# Kernels for INT8 that are faster than FP32 and do not saturate: without one of these, u8 x s8 on x86 overflows.
+# Kernels for INT8 that are faster than FP32 and do not saturate: without one of these, u8 x s8 on x86 adds pairs of
+# products in 16 bits, unless weights are widened first, which is right and slow.
 _INT8_FLAGS: Final = frozenset({"avx512_vnni", "avx_vnni", "asimddp", "i8mm"})
 # A product of this size keeps all processors busy for milliseconds.
 _RATE_SIDE: Final = 768
@@ -151,6 +152,8 @@ def _load(model: str | bytes, providers: Sequence[str], *, packed: bool, threads
     # Waiting threads must not spin: where anybody else wants the processors, a run gets two to four times slower.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.disable_prepacking", "0" if packed else "1")
+    if not _INT8_FLAGS & memory.processor_flags():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     with _loading(library, model):
         session = library.InferenceSession(model, options, providers=list(providers))

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from p2psync import disk
 from p2psync.content import Digest, external_tensors
 from p2psync.engine.plans import Shapes
 from p2psync.errors import IncompleteModelError
@@ -93,7 +94,7 @@ class PlanCache:
             with open(scratch, "wb") as file:
                 file.write(Digest.of(plan))
                 file.write(plan)
-            Path(name).replace(self._folder / (key + _SUFFIX))
+            disk.replace(Path(name), self._folder / (key + _SUFFIX))
         except OSError:
             Path(name).unlink(missing_ok=True)
             raise

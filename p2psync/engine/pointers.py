@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from p2psync import disk
 from p2psync.engine.strict_json import read_object
 from p2psync.engine.video import Outgoing, writing
 from p2psync.errors import IncompleteModelError, MalformedError
@@ -63,7 +64,7 @@ class Pointers:
             StoreError: the disk refuses; both pointers are whole then too.
         """
         with writing(self._directory):
-            self._directory.mkdir(parents=True, exist_ok=True)
+            disk.make_folder(self._directory)
         with self._lock():
             before = self.current()
             if before is not None and before != target:
@@ -100,11 +101,7 @@ class Pointers:
         with Outgoing(self._directory / name) as out, writing(out.path):
             out.file.write(text)
             out.keep()
-            fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            disk.sync_folder(self._directory)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from typing import IO, Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from p2psync import disk
 from p2psync.errors import BackendUnavailableError, StoreError, StoreFullError, StoreUnwritableError, UsageError
 from p2psync.limits import SHEET_FRAMES_MAX
 
@@ -47,9 +48,9 @@ class Outgoing:
         """Make it durable and give it its name."""
         with writing(self.path):
             self.file.flush()
-            os.fsync(self.file.fileno())
+            disk.sync(self.file.fileno())
             self.file.close()
-            self._part.replace(self.path)
+            disk.replace(self._part, self.path)
 
     def __enter__(self) -> Self:
         return self

@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from p2psync import disk
+
 # How often the disk is tried. Each try costs a flash disk one block and one journal entry.
 CHECK_S: Final = 30.0
 # A try that has not come back after so many intervals: the disk hangs, and nobody else would say so.
@@ -50,13 +52,13 @@ class Health:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(self._path, flags, 0o600)
         try:
-            if os.write(descriptor, _PROBE) != len(_PROBE):
+            if disk.write(descriptor, _PROBE) != len(_PROBE):
                 raise OSError(None, "No space left for one block")
-            os.fdatasync(descriptor)
+            disk.sync_data(descriptor)
         finally:
             os.close(descriptor)
             with suppress(OSError):
-                os.unlink(self._path)
+                disk.unlink(self._path)
 
     def told(self) -> tuple[int, bytes]:
         """Status and JSON of ``/healthz``."""

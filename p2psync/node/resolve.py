@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from p2psync import disk
 from p2psync.content import Digest
 from p2psync.errors import (
     ModelNotFoundError,
@@ -76,7 +76,7 @@ class EtagMemory:
         scratch = self._path.with_suffix(".new")
         try:
             scratch.write_text(text)
-            os.replace(scratch, self._path)
+            disk.replace(scratch, self._path)
         except OSError:
             return
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2psync import disk
 from p2psync.content import Digest
 from p2psync.errors import DamagedError, ModelNotFoundError, StoreInUseError
 from p2psync.limits import CHUNK_BYTES
@@ -21,7 +22,7 @@ from p2psync.manifest import Chunk, Head, Manifest, Place, Tree, chunk_table, pe
 from p2psync.store import linux
 from p2psync.store.descriptors import Descriptors
 from p2psync.store.hashing import ShortReadError, fill
-from p2psync.store.home import READ_FLAGS, Identity, disk_errors, make_folder, write_durably
+from p2psync.store.home import READ_FLAGS, Identity, disk_errors
 from p2psync.store.incoming import Incoming, Partial, require_room
 from p2psync.store.index import FileRow, Spot
 from p2psync.store.journal import read_journal
@@ -102,9 +103,9 @@ class _Start:
         facts = file_facts(manifest, self._files.difference(kept))
         part = Partial(self._root, opened.home.partial / self._root.hex(), facts)
         with disk_errors(part.folder):
-            make_folder(part.tree)
+            disk.make_folder(part.tree)
             if head is not None:
-                write_durably(part.folder / "head.json", head[0])
+                disk.write_durably(part.folder / "head.json", head[0])
         journal = read_journal(part.journal, self._root, part.selection)
         clean = journal.identities is not None and journal.identities == part.identities()
         with disk_errors(part.folder, needed_bytes=sum(fact.file.size for fact in facts)):
@@ -167,7 +168,7 @@ class _Start:
         if kept is None:
             return None
         try:
-            make_folder(target.parent)
+            disk.make_folder(target.parent)
             with self._opened.changing() as changes:
                 changes.unlink(target)
             return self._opened.link(row, kept.fd, target)
@@ -194,7 +195,7 @@ class _Start:
                 needed += max(0, fact.file.size - facts.st_blocks * 512)
         require_room(self._opened, needed)
         for fact in part.writable():
-            make_folder(part.path(fact).parent)
+            disk.make_folder(part.path(fact).parent)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             if fact.number not in fresh:
                 # A stop between making it read only and naming it leaves it so.

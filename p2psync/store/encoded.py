@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from p2psync import disk
 from p2psync.content import Digest
 from p2psync.errors import NotFoundError, P2PSyncError
 from p2psync.manifest import Encoded, FormsReader, Manifest, chunk_count
-from p2psync.store import linux
 from p2psync.store.descriptors import Descriptors
-from p2psync.store.home import READ_FLAGS, Home, Identity, disk_errors, make_folder, remove_durably, sync_folder
+from p2psync.store.home import READ_FLAGS, Home, Identity, disk_errors
 from p2psync.store.locate import Located
 from p2psync.store.manifests import Manifests
 
@@ -52,10 +52,10 @@ class EncodedPacks:
             for name in sorted(os.listdir(self.home.forms)):
                 path = self.home.forms / name
                 if name.endswith(".part") and write:
-                    os.unlink(path)
+                    disk.unlink(path)
                 elif name.endswith(".pack") and write and not (self.home.manifests / f"{path.stem}.nodes").exists():
                     # A publish was cut short between its pack and its nodes.
-                    os.unlink(path)
+                    disk.unlink(path)
                 elif name.endswith(".pack"):
                     self._load(path)
 
@@ -102,9 +102,9 @@ class EncodedPacks:
     def publish(self, scratch: Path, root: Digest) -> None:
         """Give the pack that a publish wrote, synced, its name. ``admit`` it once the nodes are here."""
         self.forget(root)
-        make_folder(self.home.forms)
-        os.replace(scratch, self._whole(root))
-        sync_folder(self.home.forms)
+        disk.make_folder(self.home.forms)
+        disk.replace(scratch, self._whole(root))
+        disk.sync_folder(self.home.forms)
 
     def admit(self, root: Digest) -> None:
         """Begin to give out the pack of a version that was just published."""
@@ -124,10 +124,10 @@ class EncodedPacks:
             elif pack.identity is not None:
                 return False
             try:
-                make_folder(self.home.forms)
+                disk.make_folder(self.home.forms)
                 fd = os.open(pack.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
                 try:
-                    linux.write_at(fd, data, pack.size)
+                    disk.write_at(fd, data, pack.size)
                 finally:
                     os.close(fd)
             except OSError:
@@ -152,20 +152,20 @@ class EncodedPacks:
         rows = [row for _, _, row in self.reader(manifest).rows()]
         with disk_errors(scratch, needed_bytes=sum(row.length for row in rows)):
             try:
-                with open(scratch, "xb") as out:
+                with open(scratch, "xb", buffering=0) as out:
                     for row in rows:
                         data = self._read(row)
                         if data is None:
                             return False
-                        out.write(data)
-                    out.flush()
-                    os.fsync(out.fileno())
+                        disk.write_all(out.fileno(), data)
+                    disk.sync(out.fileno())
                 old = self.files(root)
                 self.publish(scratch, root)
                 for path in old:
-                    remove_durably(path)
+                    disk.remove_durably(path)
             finally:
-                scratch.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    disk.unlink(scratch)
         self.admit(root)
         return self.is_whole(root)
 
@@ -228,7 +228,7 @@ class EncodedPacks:
         """Remove a version's encoded chunks."""
         self.forget(root)
         for path in self.files(root):
-            remove_durably(path)
+            disk.remove_durably(path)
 
     def _whole(self, root: Digest) -> Path:
         return self.home.forms / f"{root.hex()}.pack"

@@ -14,10 +14,11 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+from p2psync import disk
 from p2psync.content import Digest
 from p2psync.errors import DamagedError, ModelNotFoundError, StoreError, UnsafePathError, UsageError
 from p2psync.store import linux
-from p2psync.store.home import disk_errors, free_bytes, full_error, make_folder, sync_folder, sync_tree
+from p2psync.store.home import disk_errors, free_bytes, full_error
 from p2psync.store.index import FileRow
 from p2psync.store.opened import OpenHome
 from p2psync.store.records import replace_each
@@ -41,7 +42,7 @@ def export(opened: OpenHome, name: str, root: Digest, files: Collection[int], to
             raise UsageError(f"{to} is no directory")
         _refuse_symlinks(target, [row.path for row in rows])
         beside = target if existed else target.parent
-        make_folder(beside)
+        disk.make_folder(beside)
         _clean_abandoned(opened, beside)
         staging = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=beside))
     lock_fd = os.open(staging, _FOLDER_FLAGS)
@@ -52,15 +53,15 @@ def export(opened: OpenHome, name: str, root: Digest, files: Collection[int], to
         with disk_errors(target, needed_bytes=sum(row.size for row in rows)):
             _require_room(opened, rows, staging, link=link)
             tree = staging / "tree"
-            os.mkdir(tree, 0o755)
+            disk.mkdir(tree, 0o755)
             for row in rows:
                 _put(opened, row, tree, target, link=link)
-            sync_tree(tree)
+            disk.sync_tree(tree)
             if existed:
                 _replace_each(opened, tree, target, [row.path for row in rows])
             else:
-                os.rename(tree, target)
-                sync_folder(target.parent)
+                disk.rename(tree, target)
+                disk.sync_folder(target.parent)
     finally:
         _clean(opened, staging)
         os.close(lock_fd)
@@ -122,7 +123,7 @@ def _shares_blocks(opened: OpenHome, row: FileRow, staging: Path) -> bool:
         return linux.reflink(kept.fd, fd)
     finally:
         os.close(fd)
-        os.unlink(probe)
+        disk.unlink(probe)
         opened.descriptors.release(kept)
 
 
@@ -165,7 +166,7 @@ def _copy(row: FileRow, source_fd: int, target: Path) -> None:
             linux.reserve(fd, row.size)
             if linux.copy_range(source_fd, 0, fd, 0, row.size) != row.size:
                 raise DamagedError(f"{row.path} is shorter than when it was proved")
-        os.fsync(fd)
+        disk.sync(fd)
     finally:
         os.close(fd)
 
@@ -175,7 +176,7 @@ def _replace_each(opened: OpenHome, tree: Path, target: Path, paths: list[str]) 
         goal = target / path
         if goal.is_dir() and not goal.is_symlink():
             raise UsageError(f"{goal} is a directory where a file must go")
-        make_folder(goal.parent)
+        disk.make_folder(goal.parent)
     replace_each(opened, tree, target, paths)
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2psync import codec
+from p2psync import codec, disk
 from p2psync.content import BlobKind, Digest
 from p2psync.limits import DELTA_TRIES, ENCODE_CHUNKS_MAX, ENCODE_THREADS_MAX, FORM_GAIN_MIN
 from p2psync.manifest import Blob, Chunk, Encoded, Manifest, Piece, SetKind, build_forms, chunk_table, match_tensors
@@ -87,16 +87,15 @@ def make_forms(opened: OpenHome, manifest: Manifest, read: Standing, pack: Path,
     meter = Meter(progress, sum(job.chunk.length for _, _, jobs in plans for job in jobs), "encoding")
     made = []
     threads = min(ENCODE_THREADS_MAX, os.cpu_count() or 1)
-    with open(pack, "xb") as out, ThreadPoolExecutor(threads, thread_name_prefix="p2psync-encode") as pool:
+    with open(pack, "xb", buffering=0) as out, ThreadPoolExecutor(threads, thread_name_prefix="p2psync-encode") as pool:
         work = _Encoding(opened, read, by_digest, meter)
         for kind, of, jobs in plans:
             rows = []
             for row, data in work.run(pool, jobs):
-                out.write(data)
+                disk.write_all(out.fileno(), data)
                 rows.append(row)
             made.append((kind, of, sum(table[row.chunk].length for row in rows), rows))
-        out.flush()
-        os.fsync(out.fileno())
+        disk.sync(out.fileno())
     meter.tell()
     nodes, top, count = build_forms(made)
     every = [row for _, _, _, rows in made for row in rows]

@@ -11,10 +11,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from p2psync import disk
 from p2psync.content import Digest
 from p2psync.errors import MalformedError, P2PSyncError
 from p2psync.manifest import Head, Reference, peek_head
-from p2psync.store.home import Home, disk_errors, read_file, remove_durably, write_durably
+from p2psync.store.home import Home, disk_errors, read_file
 
 
 class Heads:
@@ -68,14 +69,14 @@ class Heads:
         before = self.versions_head(head.name, head.root)
         if before is None or (before.tag == head.tag and before.version < head.version):
             with disk_errors(self._top):
-                write_durably(self._digest_path(head.name, head.root, "json"), envelope)
+                disk.write_durably(self._digest_path(head.name, head.root, "json"), envelope)
 
     def put_tag(self, envelope: bytes, head: Head) -> None:
         """Let a tag name the head's version, unless it names the same or a later one already."""
         before = self.tags(head.name).get(head.tag)
         if before is None or before.version < head.version:
             with disk_errors(self._top):
-                write_durably(self._top / head.name / "tags" / f"{head.tag}.json", envelope)
+                disk.write_durably(self._top / head.name / "tags" / f"{head.tag}.json", envelope)
 
     def versions_head(self, name: str, root: Digest) -> Head | None:
         """What the head of one version says."""
@@ -84,18 +85,18 @@ class Heads:
     def remove_tag(self, name: str, tag: str) -> None:
         """Let a tag name nothing."""
         with disk_errors(self._top):
-            remove_durably(self._top / name / "tags" / f"{tag}.json")
+            disk.remove_durably(self._top / name / "tags" / f"{tag}.json")
 
     def remove_version(self, name: str, root: Digest) -> None:
         """Forget the head of a version, its pin and its source."""
         with disk_errors(self._top):
             for kind in ("pin", "source", "json"):
-                remove_durably(self._digest_path(name, root, kind))
+                disk.remove_durably(self._digest_path(name, root, kind))
 
     def pin(self, name: str, root: Digest) -> None:
         """Keep a version that no tag names."""
         with disk_errors(self._top):
-            write_durably(self._digest_path(name, root, "pin"), b"")
+            disk.write_durably(self._digest_path(name, root, "pin"), b"")
 
     def pinned(self, name: str, root: Digest) -> bool:
         """Whether a version was asked for by its digest."""
@@ -104,7 +105,7 @@ class Heads:
     def put_source(self, name: str, root: Digest, source: Path) -> None:
         """Remember where an in-place version stands."""
         with disk_errors(self._top):
-            write_durably(self._digest_path(name, root, "source"), os.fsencode(source))
+            disk.write_durably(self._digest_path(name, root, "source"), os.fsencode(source))
 
     def source(self, name: str, root: Digest) -> Path | None:
         """Where an in-place version stands; None for one of ours."""
@@ -114,7 +115,7 @@ class Heads:
     def drop_source(self, name: str, root: Digest) -> None:
         """A version that stood in place has a copy here now."""
         with disk_errors(self._top):
-            remove_durably(self._digest_path(name, root, "source"))
+            disk.remove_durably(self._digest_path(name, root, "source"))
 
     def kept(self, name: str, root: Digest) -> bool:
         """Whether a tag names the version or it is pinned: what ``prune`` leaves alone."""

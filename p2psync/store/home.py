@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -171,65 +170,6 @@ def free_bytes(path: Path) -> int:
         path = path.parent
     facts = os.statvfs(path)
     return facts.f_bavail * facts.f_frsize
-
-
-def write_durably(path: Path, data: bytes | bytearray, *, mode: int = 0o644) -> None:
-    """Put a small file in place: after a power cut it holds what it held before, or ``data``."""
-    make_folder(path.parent)
-    scratch = path.with_name(f".{path.name}.new")
-    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.replace(scratch, path)
-    sync_folder(path.parent)
-
-
-def make_folder(path: Path) -> None:
-    """Make a directory and what leads to it, each durable in its parent."""
-    if path.is_dir():
-        return
-    make_folder(path.parent)
-    try:
-        os.mkdir(path)
-    except FileExistsError:
-        return
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a directory survive a power cut."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_tree(top: Path) -> None:
-    """Make the names in a directory and in all below it survive a power cut."""
-    for folder, _, _ in os.walk(top):
-        sync_folder(Path(folder))
-
-
-def remove_durably(path: Path) -> bool:
-    """Remove a file; False when there is none."""
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return False
-    sync_folder(path.parent)
-    return True
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory that nobody reads any more; no fault when there is none."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(path)
 
 
 def read_file(path: Path) -> bytes | None:

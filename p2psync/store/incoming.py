@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from p2psync import disk
 from p2psync.content import Digest
 from p2psync.errors import DamagedError, P2PSyncError, StoreError
 from p2psync.limits import FREE_RESERVE_BYTES
 from p2psync.manifest import Chunk, Head, Manifest, Place
 from p2psync.store import linux
 from p2psync.store.descriptors import Descriptors
-from p2psync.store.home import Identity, disk_errors, free_bytes, full_error, remove_tree, sync_folder
+from p2psync.store.home import Identity, disk_errors, free_bytes, full_error
 from p2psync.store.journal import Journal
 from p2psync.store.locate import Located
 from p2psync.store.opened import OpenHome
@@ -146,7 +147,7 @@ class Incoming:
         with disk_errors(self._partial.folder, needed_bytes=chunk.length):
             for place in self._partial.todo[chunk.index]:
                 with self.file(place.file) as fd:
-                    linux.write_at(fd, data, place.offset)
+                    disk.write_at(fd, data, place.offset)
         self.arrived((chunk.index,))
 
     def spread(self, chunk: Chunk, proved: Place) -> None:
@@ -309,11 +310,11 @@ class Incoming:
     def _sync_file(self, number: int, pending: list[int]) -> None:
         with disk_errors(self._partial.folder), self.file(number) as fd:
             try:
-                os.fdatasync(fd)
+                disk.sync_data(fd)
             except OSError as error:
                 # The kernel reports a lost write once. A file that it lost writes of is given up as a whole.
                 self._failed = StoreError(f"the disk lost writes to {self._partial.folder}: {error.strerror}")
-                os.unlink(self._partial.path(self._facts[number]))
+                disk.unlink(self._partial.path(self._facts[number]))
                 with self._lock:
                     for index in pending:
                         self._bits[index >> 3] &= ~(1 << (index & 7)) & 0xFF
@@ -325,7 +326,7 @@ class Incoming:
             return self._partial.whole[fact.number]
         with self.file(fact.number) as fd:
             os.fchmod(fd, _MODE)
-            os.fsync(fd)
+            disk.sync(fd)
             return Identity.of(os.fstat(fd))
 
     def _target(self) -> Path:
@@ -383,9 +384,9 @@ def _holds_only(tree: Path, paths: list[str]) -> bool:
 
 def _remove_finished(part: Partial) -> None:
     """Remove what an installed version leaves. Files of the same version that another selection began stay."""
-    os.unlink(part.journal)
+    disk.unlink(part.journal)
     left = any(names for _, _, names in os.walk(part.tree))
     if left:
-        sync_folder(part.folder)
+        disk.sync_folder(part.folder)
         return
-    remove_tree(part.folder)
+    disk.remove_tree(part.folder)

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2psync import disk
 from p2psync.content import Digest
-from p2psync.store.home import Identity, read_file, sync_folder
+from p2psync.store.home import Identity, read_file
 
 _MAGIC = b"P2PJ\x01\x00\x00\x00"
 _HEAD_BYTES = len(_MAGIC) + 64
@@ -94,10 +95,10 @@ class Journal:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(scratch, flags, 0o600)
         try:
-            self._write(_MAGIC + root + selection)
+            disk.write_all(self._fd, _MAGIC + root + selection)
             self.add(sorted(chunks))
-            os.replace(scratch, path)
-            sync_folder(path.parent)
+            disk.replace(scratch, path)
+            disk.sync_folder(path.parent)
         except BaseException:
             os.close(self._fd)
             raise
@@ -116,10 +117,5 @@ class Journal:
 
     def _append(self, kind: int, payload: bytes, count: int) -> None:
         record = _RECORD.pack(kind, count) + payload
-        self._write(record + _CRC.pack(zlib.crc32(record)))
-        os.fdatasync(self._fd)
-
-    def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        disk.write_all(self._fd, record + _CRC.pack(zlib.crc32(record)))
+        disk.sync_data(self._fd)

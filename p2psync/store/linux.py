@@ -11,6 +11,8 @@ import fcntl
 import os
 from collections.abc import Iterator
 
+from p2psync import disk
+
 # <linux/fs.h>; the fcntl module has no name for it.
 _FICLONE = 0x40049409
 _CANNOT_SHARE = frozenset({errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS, errno.EPERM})
@@ -60,17 +62,8 @@ def copy_range(source_fd: int, source_offset: int, target_fd: int, target_offset
 
 def _copy_through(source_fd: int, source_offset: int, target_fd: int, target_offset: int, length: int) -> int:
     data = os.pread(source_fd, min(length, _COPY_BYTES), source_offset)
-    write_at(target_fd, data, target_offset)
+    disk.write_at(target_fd, data, target_offset)
     return len(data)
-
-
-def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
-    """Write all of ``data`` at ``offset``, however many calls that takes."""
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(fd, view, offset)
-        view = view[count:]
-        offset += count
 
 
 def reserve(fd: int, size: int) -> None:

@@ -8,10 +8,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 
+from p2psync import disk
 from p2psync.content import Digest
 from p2psync.errors import P2PSyncError
 from p2psync.manifest import Manifest, Tree, read_tree
-from p2psync.store.home import Home, disk_errors, read_file, remove_durably, write_durably
+from p2psync.store.home import Home, disk_errors, read_file
 from p2psync.store.index import Index
 
 _MAGIC = b"P2PN\x01"
@@ -39,7 +40,7 @@ class Manifests:
             parts += (_LENGTH.pack(len(tree.nodes[digest])), tree.nodes[digest])
         data = b"".join(parts)
         with disk_errors(self._home.manifests, needed_bytes=len(data)):
-            write_durably(self._home.nodes(tree.root), data)
+            disk.write_durably(self._home.nodes(tree.root), data)
         self.record(tree.root)
         self._keep(tree.root, manifest)
 
@@ -55,7 +56,7 @@ class Manifests:
                 return
             data += b"".join(_LENGTH.pack(len(node)) + node for node in fresh)
             with disk_errors(self._home.manifests, needed_bytes=len(data)):
-                write_durably(self._home.nodes(root), data)
+                disk.write_durably(self._home.nodes(root), data)
             self.record(root)
 
     def record(self, root: Digest) -> None:
@@ -115,7 +116,7 @@ class Manifests:
             self._parsed.pop(root, None)
         self._index.drop_nodes(root)
         with disk_errors(self._home.manifests):
-            remove_durably(self._home.nodes(root))
+            disk.remove_durably(self._home.nodes(root))
 
     def roots(self) -> list[Digest]:
         """The versions that have a file of nodes, whether it proves or not."""

@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from p2psync import disk
 from p2psync.content import Digest
 from p2psync.store.descriptors import Descriptors, Kept
 from p2psync.store.heads import Heads
-from p2psync.store.home import READ_FLAGS, Home, Identity, remove_tree
+from p2psync.store.home import READ_FLAGS, Home, Identity
 from p2psync.store.index import FileRow, Index, InstallRow
 from p2psync.store.manifests import Manifests
 
@@ -151,11 +152,11 @@ class OpenHome:
             fresh = self.index.file(file.id)
             if fresh is None or not fresh.good or Identity.of(os.fstat(fd)) != fresh.identity:
                 return None
-            os.link(self.path(file), target, follow_symlinks=False)
+            disk.link(self.path(file), target)
             after = Identity.of(os.fstat(fd))
             # The name may have been given to another file just before: then the link is to that one.
             if not after.same_bytes(fresh.identity) or Identity.of(os.lstat(target)) != after:
-                os.unlink(target)
+                disk.unlink(target)
                 return None
             changes.pairs.append((fresh.identity, after))
             return after
@@ -167,7 +168,7 @@ class OpenHome:
             with self.changing() as changes:
                 for path in paths[start : start + _BATCH]:
                     changes.unlink(path)
-        remove_tree(folder)
+        disk.remove_tree(folder)
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -184,12 +185,12 @@ class Changes:
     def unlink(self, path: Path) -> None:
         """Remove one name of a file. Its other names stay proved."""
         with suppress(FileNotFoundError), self._watching(path):
-            os.unlink(path)
+            disk.unlink(path)
 
     def replace(self, source: Path, target: Path) -> None:
         """Rename a file over another. The other names of both stay proved."""
         with self._watching(source), self._watching(target):
-            os.replace(source, target)
+            disk.replace(source, target)
 
     @contextmanager
     def _watching(self, path: Path) -> Iterator[None]:

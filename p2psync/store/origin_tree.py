@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from p2psync import disk
 from p2psync.content import Digest
 from p2psync.errors import DamagedError, P2PSyncError
 from p2psync.limits import HEAD_BYTES_MAX, PACK_INDEX_BYTES_MAX, PACK_TARGET_BYTES
@@ -28,7 +29,7 @@ from p2psync.manifest import (
     peek_head,
     read_tree,
 )
-from p2psync.store.home import disk_errors, write_durably
+from p2psync.store.home import disk_errors
 from p2psync.store.locate import locate_installed
 from p2psync.store.opened import OpenHome
 
@@ -75,9 +76,9 @@ def write(opened: OpenHome, to: Path, manifest: Manifest, tree: Tree, head: Head
             {d: Extent(order[stands[d][0]], stands[d][1], stands[d][2]) for d in tree.nodes},
             [Spot(order[stands[digest][0]], stands[digest][1]) for digest in chunks],
         )
-        write_durably(top / "index" / head.root.hex(), index)
-        write_durably(top / "heads" / head.name / "digests" / head.root.hex(), envelope)
-        write_durably(top / "heads" / head.name / "tags" / head.tag, envelope)
+        disk.write_durably(top / "index" / head.root.hex(), index)
+        disk.write_durably(top / "heads" / head.name / "digests" / head.root.hex(), envelope)
+        disk.write_durably(top / "heads" / head.name / "tags" / head.tag, envelope)
     return {"packs": packs.count, "bytes": packs.bytes}
 
 
@@ -130,7 +131,7 @@ class _Packs:
         if not self._buffer:
             return
         name = Digest.of(self._buffer)
-        write_durably(self._folder / f"{name.hex()}.pack", self._buffer)
+        disk.write_durably(self._folder / f"{name.hex()}.pack", self._buffer)
         self.stands.update({digest: (name, offset, length) for digest, (offset, length) in self._open.items()})
         self.count += 1
         self.bytes += len(self._buffer)

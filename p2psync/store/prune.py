@@ -17,11 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from p2psync import disk
 from p2psync.content import Digest
 from p2psync.errors import ModelNotFoundError, P2PSyncError, StoreInUseError
 from p2psync.limits import PARTIAL_KEEP_S
 from p2psync.manifest import Reference, chunk_table, peek_head
-from p2psync.store.home import disk_errors, read_file, sync_folder
+from p2psync.store.home import disk_errors, read_file
 from p2psync.store.index import InstallRow
 from p2psync.store.journal import journalled
 from p2psync.store.opened import OpenHome, files_below
@@ -200,8 +201,8 @@ def _delete_version(opened: OpenHome, install: InstallRow) -> None:
     trash = None
     if folder is not None and folder.exists():
         trash = Path(tempfile.mkdtemp(dir=opened.home.staging))
-        os.rename(folder, trash / folder.name)
-        sync_folder(folder.parent)
+        disk.rename(folder, trash / folder.name)
+        disk.sync_folder(folder.parent)
     opened.index.remove(install)
     opened.heads.remove_version(install.name, install.root)
     for file in files:
@@ -213,7 +214,7 @@ def _delete_version(opened: OpenHome, install: InstallRow) -> None:
             # Directories of the name that are empty now; the first that is not ends it.
             while folder.parent != opened.home.models:
                 folder = folder.parent
-                os.rmdir(folder)
+                disk.rmdir(folder)
 
 
 def _freed(paths: Iterable[Path]) -> int:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from p2psync import disk
 from p2psync.content import Digest, Layout, file_layout
 from p2psync.errors import InvalidReferenceError, ModelNotFoundError, UsageError
 from p2psync.manifest import (
@@ -32,7 +34,7 @@ from p2psync.store import linux, origin_tree
 from p2psync.store.forms import Forms, make_forms
 from p2psync.store.hashing import ShortReadError, TwoThreads, blobs_from_cut, cut_file, find_equal
 from p2psync.store.heads import resolve
-from p2psync.store.home import Identity, disk_errors, make_folder
+from p2psync.store.home import Identity, disk_errors
 from p2psync.store.index import FileRow, unpack_cut
 from p2psync.store.opened import OpenHome
 from p2psync.store.records import file_facts, identities, install_row, installed, move_in
@@ -81,7 +83,8 @@ def publish(
             _commit(opened, work, staging, version, in_place=options.in_place)
     finally:
         with disk_errors(staging):
-            pack.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                disk.unlink(pack)
             opened.delete_folder(staging)
     signed = peek_head(envelope)
     origin = None
@@ -133,7 +136,7 @@ def _commit(opened: OpenHome, work: _Work, staging: Path, version: _Version, *, 
         opened.heads.put_source(head.name, head.root, source)
         if opened.home.version(head.name, head.root).exists():
             # A damaged copy of ours that the directory now stands in for.
-            os.rename(opened.home.version(head.name, head.root), staging / "replaced")
+            disk.rename(opened.home.version(head.name, head.root), staging / "replaced")
     else:
         move_in(opened, staging, where, [file.path for file in manifest.files], whole=True)
     opened.heads.put_tag(version.envelope, head)
@@ -219,7 +222,7 @@ class _Work:
                     disk_errors(staging, needed_bytes=entry.size),
                     OpenSource(self.source.folder, entry.path) as source,
                 ):
-                    make_folder(target.parent)
+                    disk.make_folder(target.parent)
                     layout = self._layout(entry, source)
                     known = None if entry.external else self._known(source, entry, layout, mine=True)
                     linked = self._link(known[0], target) if known else None
@@ -284,7 +287,7 @@ class _Work:
                 linux.reserve(fd, source.identity.size)
                 file = self._hash(threads, source, entry, layout, fd)
             os.fchmod(fd, _MODE)
-            os.fsync(fd)
+            disk.sync(fd)
         finally:
             os.close(fd)
         return file
@@ -300,7 +303,7 @@ class _Work:
     ) -> File:
         def copy(piece: memoryview, offset: int) -> None:
             if copy_fd is not None:
-                linux.write_at(copy_fd, piece, offset)
+                disk.write_at(copy_fd, piece, offset)
 
         try:
             cut = cut_file(

@@ -8,9 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2psync import disk
 from p2psync.content import Digest
 from p2psync.manifest import File, Manifest
-from p2psync.store.home import Identity, make_folder, remove_tree, sync_folder, sync_tree
+from p2psync.store.home import Identity
 from p2psync.store.index import InstallRow, NewFile, pack_cut, pack_runs
 from p2psync.store.opened import OpenHome
 
@@ -88,14 +89,14 @@ def move_in(opened: OpenHome, staged: Path, target: Path, paths: Sequence[str], 
         paths: The files.
         whole: Whether ``staged`` holds nothing else, so that one rename can do where nothing stands yet.
     """
-    sync_tree(staged)
-    make_folder(target.parent)
+    disk.sync_tree(staged)
+    disk.make_folder(target.parent)
     if whole and not target.exists():
-        os.rename(staged, target)
-        sync_folder(target.parent)
+        disk.rename(staged, target)
+        disk.sync_folder(target.parent)
         return
     for path in paths:
-        make_folder((target / path).parent)
+        disk.make_folder((target / path).parent)
     replace_each(opened, staged, target, paths)
 
 
@@ -106,10 +107,10 @@ def replace_each(opened: OpenHome, staged: Path, target: Path, paths: Sequence[s
             for path in paths[start : start + _BATCH]:
                 if (target / path).is_dir() and not (target / path).is_symlink():
                     # Somebody put a directory where a file of ours stood, and no rename goes over one.
-                    remove_tree(target / path)
+                    disk.remove_tree(target / path)
                 changes.replace(staged / path, target / path)
     for folder in {(target / path).parent for path in paths}:
-        sync_folder(folder)
+        disk.sync_folder(folder)
 
 
 def identities(

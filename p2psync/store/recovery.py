@@ -7,12 +7,13 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from p2psync import disk
 from p2psync.content import DIGEST_BYTES, Digest
 from p2psync.store.descriptors import Descriptors
 from p2psync.store.encoded import EncodedPacks
 from p2psync.store.hashing import TwoThreads, prove_file
 from p2psync.store.heads import Heads
-from p2psync.store.home import READ_FLAGS, Home, Identity, disk_errors, remove_tree
+from p2psync.store.home import READ_FLAGS, Home, Identity, disk_errors
 from p2psync.store.index import Index, IndexDamagedError, NewFile, unpack_cut
 from p2psync.store.manifests import Manifests
 from p2psync.store.opened import OpenHome, files_below
@@ -98,11 +99,11 @@ def _recover(opened: OpenHome, progress: Progress, *, lost: bool) -> None:
             if entry.is_dir() and not entry.is_symlink():
                 opened.delete_folder(entry)
             else:
-                entry.unlink()
+                disk.unlink(entry)
         for folder in home.partial.iterdir():
             if folder.is_dir() and not files_below(folder / "tree"):
                 # What a crash after the last rename of an install left, or one before the first file was made.
-                remove_tree(folder)
+                disk.remove_tree(folder)
     recorded = opened.index.node_roots()
     for root in opened.manifests.roots():
         if root not in recorded:
@@ -147,4 +148,4 @@ def _move_aside(index: Path) -> None:
         for suffix in ("", "-wal", "-shm", "-journal"):
             beside = index.with_name(index.name + suffix)
             if beside.exists():
-                os.replace(beside, index.with_name(f"{index.name}{suffix}.damaged"))
+                disk.replace(beside, index.with_name(f"{index.name}{suffix}.damaged"))

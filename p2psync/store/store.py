@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from p2psync import disk
 from p2psync.content import Digest
 from p2psync.errors import ModelNotFoundError, StoreLockedError, StoreUnwritableError
 from p2psync.manifest import Encoded, FormsReader, Head, Manifest, Reference, SigningKey, Tree, peek_head, sign_head
@@ -435,7 +436,7 @@ def _lock(home: Home) -> int:
             )
         with disk_errors(home.lock):
             os.ftruncate(fd, 0)
-            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+            disk.pwrite(fd, b"%d\n" % os.getpid(), 0)
     except BaseException:
         os.close(fd)
         raise

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from p2psync import disk
 from p2psync.errors import StoreError, StoreUnwritableError
 from p2psync.limits import TRUST_FILE_BYTES_MAX
 
@@ -31,11 +32,11 @@ def write_private(path: Path, data: bytes) -> None:
     try:
         try:
             _write_new(scratch, data)
-            os.replace(scratch, path)
+            disk.replace(scratch, path)
         finally:
             with suppress(FileNotFoundError):
-                os.unlink(scratch)
-        _sync_folder(path.parent)
+                disk.unlink(scratch)
+        disk.sync_folder(path.parent)
     except OSError as error:
         raise StoreUnwritableError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -97,25 +98,19 @@ def _make_folder(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
     for path in made:
-        _sync_folder(path.parent)
+        disk.sync_folder(path.parent)
     if stat.S_IMODE(folder.stat().st_mode) & _OTHERS_ANYTHING:
         folder.chmod(_FOLDER_MODE)
 
 
 def _write_new(path: Path, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    with open(os.open(path, flags, _FILE_MODE), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(path, flags, _FILE_MODE)
     try:
-        os.fsync(descriptor)
+        disk.write_all(fd, data)
+        disk.sync(fd)
     finally:
-        os.close(descriptor)
+        os.close(fd)
 
 
 def _require_private(path: Path, status: os.stat_result, refused: int) -> None:

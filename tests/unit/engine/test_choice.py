@@ -47,6 +47,20 @@ def test_no_fast_int8_leads_to_fp16():
     assert found.steps_down == ("int8: no fast kernel for int8 on ort-cpu",)
 
 
+def test_int8_that_is_alone_runs_without_a_fast_kernel():
+    """Where nothing else is here, or it was asked for, the processor runs INT8 slowly, and says so."""
+    slow = cpu(fast=("float32",))
+    for found in (pick((INT8, SMALL), slow), pick(ALL, slow, variant="int8")):
+        assert (found.candidate, found.backend) == (INT8, "ort-cpu")
+        assert found.steps_down[0] == "int8: no fast kernel for int8 on ort-cpu"
+    assert backend_for("int8", [slow]) == "ort-cpu"
+    assert pick((INT8, SMALL), slow, free=10 * MB).candidate == SMALL
+    with pytest.raises(BackendUnavailableError):
+        pick((INT8,), cuda())
+    with pytest.raises(BackendUnavailableError):
+        pick((INT8,), cpu(fast=("float32",), precisions=("float32",)))
+
+
 def test_short_memory_leads_to_small():
     """With too little memory the variants go down in size until one fits, each with its figures."""
     half = Candidate("small", "fp16", 4 * MB)
@@ -110,8 +124,6 @@ def test_asked_for():
     with pytest.raises(VariantNotFoundError, match="'fp8'") as caught:
         pick(ALL, cpu(), variant="fp8")
     assert "fp16, int8, small" in caught.value.hint
-    with pytest.raises(BackendUnavailableError, match="no fast kernel"):
-        pick(ALL, cpu(fast=("float32",)), variant="int8")
     with pytest.raises(BackendUnavailableError, match="no driver"):
         pick(ALL, cpu(), cuda(usable=False), backend="ort-cuda")
     with pytest.raises(BackendUnavailableError, match="tensorrt"):

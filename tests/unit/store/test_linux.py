@@ -79,7 +79,7 @@ def test_written_extents(pair, monkeypatch):
     """What was written lies inside the extents; where nobody keeps track, everything does."""
     _, target = pair
     linux.reserve(target, 1 << 20)
-    linux.write_at(target, b"x" * 5000, 300_000)
+    os.pwrite(target, b"x" * 5000, 300_000)
     extents = list(linux.written_extents(target, 1 << 20))
     assert any(start <= 300_000 and end >= 305_000 for start, end in extents)
 
@@ -88,14 +88,6 @@ def test_written_extents(pair, monkeypatch):
 
     monkeypatch.setattr(os, "lseek", unknown)
     assert list(linux.written_extents(target, 1 << 20)) == [(0, 1 << 20)]
-
-
-def test_write_at_goes_on_after_short_writes(pair, monkeypatch):
-    """Short writes are continued."""
-    real = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real(fd, data[:7], offset))
-    linux.write_at(pair[1], b"0123456789" * 3, 5)
-    assert os.pread(pair[1], 30, 5) == b"0123456789" * 3
 
 
 def test_reflink_shares_or_says_no(pair):

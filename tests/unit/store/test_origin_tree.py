@@ -4,11 +4,12 @@ import os
 
 import pytest
 
+from p2psync import disk
 from p2psync.content import Digest
 from p2psync.errors import DamagedError, MalformedError, StoreError
 from p2psync.limits import PACK_BYTES_MAX, PACK_BYTES_MIN
 from p2psync.manifest import chunk_table, decode_index, peek_head, read_tree
-from p2psync.store import Store
+from p2psync.store import Store, origin_tree
 from tests.stores import NAME, WEIGHTS, contents, edit, make_model, publish, tensors_of, write_safetensors
 
 
@@ -114,8 +115,6 @@ def test_broken_head_is_no_zero(seed, model, tree):
 
 def test_change_between_publish_and_tree(seed, model, tree, monkeypatch):
     """An in-place file that changes before it reached the tree is an error; the tree has no head of the version."""
-    from p2psync.store import origin_tree
-
     real = origin_tree.write
 
     def meddling(*args):
@@ -131,16 +130,14 @@ def test_change_between_publish_and_tree(seed, model, tree, monkeypatch):
 def test_crash_leaves_the_old_tree(seed, model, tree, monkeypatch):
     """A crash before the heads leaves the tree as it was; the next publish goes on with its packs."""
     first = publish(seed, model, origin_tree=tree)
-    from p2psync.store import origin_tree
+    real = disk.write_durably
 
-    real = origin_tree.write_durably
-
-    def crash(path, data):
-        if "heads" in path.parts:
+    def crash(path, data, **how):
+        if tree in path.parents and "heads" in path.parts:
             raise KeyboardInterrupt
-        real(path, data)
+        real(path, data, **how)
 
-    monkeypatch.setattr(origin_tree, "write_durably", crash)
+    monkeypatch.setattr(disk, "write_durably", crash)
     edit(model / "vocab.txt")
     with pytest.raises(KeyboardInterrupt):
         publish(seed, model, origin_tree=tree)
