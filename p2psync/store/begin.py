@@ -161,6 +161,7 @@ class _Start:
                         break
 
     def _link(self, prover: Prover, row: FileRow, target: Path) -> Identity | None:
+        disk.make_folder(target.parent)
         if not self._opened.proved(row):
             prover.prove(row)
         fresh = self._opened.index.file(row.id)
@@ -168,7 +169,6 @@ class _Start:
         if kept is None:
             return None
         try:
-            disk.make_folder(target.parent)
             with self._opened.changing() as changes:
                 changes.unlink(target)
             return self._opened.link(row, kept.fd, target)
