@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
+import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,3 +81,96 @@ def failing(number: int, fault: str) -> Iterator[Failing]:
         for name in ("reserve", "copy_range"):
             patch.setattr(linux, name, watch.wrap(name, getattr(linux, name)))
         yield watch
+
+
+class PowerCut:
+    """Watches what reaches the disk below ``top``, and shows what a power cut would leave of it.
+
+    Bytes survive as they were when their file was last synced, names as they were when their directory was; a file that
+    was never synced is empty, a directory that was never synced too. What stood there before is taken for durable.
+    """
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.files: dict[int, bytes] = {}
+        self.folders: dict[int, dict[str, int]] = {}
+        for folder, _, names in os.walk(top):
+            self._keep_folder(Path(folder))
+            for name in names:
+                self._keep_file(Path(folder) / name)
+
+    def synced(self, fd: int) -> None:
+        """What an open file or directory is now would survive."""
+        path = Path(f"/proc/self/fd/{fd}")
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            self._keep_folder(path)
+        else:
+            self._keep_file(path)
+
+    def leave(self, target: Path, *, kind: bool) -> None:
+        """Write to ``target`` what a power cut now would leave.
+
+        ``kind``: names reached the disk by themselves, as file systems that order nothing may do, and bytes did not;
+        SQLite's files, which keep an order of their own, are as they are. Otherwise both are lost that were not synced,
+        SQLite's files too.
+        """
+        target.mkdir()
+        self._leave(self.top, target, os.lstat(self.top).st_ino, kind=kind)
+
+    def _leave(self, now: Path | None, target: Path, inode: int, *, kind: bool) -> None:
+        names = self._listing(now) if kind and now is not None else self.folders.get(inode, {})
+        for name, below in names.items():
+            if name.startswith("index.db"):
+                if kind and now is not None:
+                    shutil.copyfile(now / name, target / name)
+            elif below in self._is_folder:
+                (target / name).mkdir()
+                self._leave(now / name if kind and now is not None else None, target / name, below, kind=kind)
+            else:
+                (target / name).write_bytes(self.files.get(below, b""))
+
+    def _keep_folder(self, path: Path) -> None:
+        self.folders[os.stat(path).st_ino] = self._listing(path)
+
+    def _keep_file(self, path: Path) -> None:
+        self.files[os.stat(path).st_ino] = path.read_bytes()
+
+    def _listing(self, path: Path) -> dict[str, int]:
+        found = {}
+        for entry in os.scandir(path):
+            found[entry.name] = entry.inode()
+            if entry.is_dir(follow_symlinks=False):
+                self._is_folder.add(entry.inode())
+        return found
+
+    @functools.cached_property
+    def _is_folder(self) -> set[int]:
+        return set()
+
+
+@contextmanager
+def watching_power(top: Path, after: Callable[[int, PowerCut], None]) -> Iterator[PowerCut]:
+    """Inside, ``after`` is called once each durable step is done, with its number and what a cut would leave then."""
+    cut = PowerCut(top)
+    count = 0
+    busy = False
+
+    def watch(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any, **named: Any) -> Any:
+            nonlocal count, busy
+            result = real(*arguments, **named)
+            if not busy:
+                busy = True
+                if name in ("sync", "sync_data"):
+                    cut.synced(arguments[0])
+                count += 1
+                after(count, cut)
+                busy = False
+            return result
+
+        return step
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in STEPS:
+            patch.setattr(disk, name, watch(name, getattr(disk, name)))
+        yield cut

@@ -14,7 +14,7 @@ from p2psync.engine.pointers import Pointers, Target
 from p2psync.errors import P2PSyncError
 from p2psync.manifest import Reference
 from p2psync.store import Store
-from tests.disk_faults import FAULTS, Killed, failing
+from tests.disk_faults import FAULTS, Killed, PowerCut, failing, watching_power
 from tests.stores import NAME, WEIGHTS, contents, make_model, publish, tensors_of, write_safetensors
 from tests.stores import pull as bring
 
@@ -242,6 +242,44 @@ def test_a_failed_sync_is_never_repeated_as_a_success(operation: Operation, shop
         again = [step for step in watch.after if step[0] in ("sync", "sync_data") and step[1] == watch.failed[1]]
         assert again == [], f"step {number}: the same descriptor was synced again"
     assert syncs
+
+
+AT_HOME = [operation for operation in OPERATIONS if operation.name not in ("export", "publish in place")]
+
+
+@pytest.mark.parametrize("operation", AT_HOME, ids=lambda operation: operation.name)
+def test_a_power_cut_after_any_step(operation: Operation, shop: Shop, tmp_path: Path) -> None:
+    """What was never synced is lost, or names came through without their bytes: old or new all the same."""
+    cut_each_step(operation, shop, tmp_path, lambda number: (number % 2 == 0,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", AT_HOME, ids=lambda operation: operation.name)
+def test_a_power_cut_of_either_kind_after_any_step(operation: Operation, shop: Shop, tmp_path: Path) -> None:
+    """The same with both kinds of cut after each step."""
+    cut_each_step(operation, shop, tmp_path, lambda _number: (False, True))
+
+
+def cut_each_step(operation: Operation, shop: Shop, room: Path, kinds_of: Callable[[int], tuple[bool, ...]]) -> None:
+    home = room / "home"
+    operation.before(shop, home)
+    left: list[Path] = []
+
+    def cut(number: int, power: PowerCut) -> None:
+        for kind in kinds_of(number):
+            left.append(room / f"cut-{number}-{'names' if kind else 'nothing'}")
+            power.leave(left[-1], kind=kind)
+
+    with watching_power(home, cut):
+        operation.run(shop, home)
+    operation.done(shop, home)
+    assert len(left) > 5
+    for after in left:
+        operation.holds(shop, after)
+        with suppress(*[P2PSyncError] * operation.name.startswith("remove")):
+            operation.run(shop, after)
+        operation.done(shop, after)
+        shutil.rmtree(after)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
