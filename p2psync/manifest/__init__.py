@@ -1,6 +1,6 @@
 """What a model is, and who says so. Pure."""
 
-from p2psync.manifest.compare import Comparison, FileChange, LayerChange, compare, layer_of, match_tensors
+from p2psync.manifest.compare import Comparison, FileChange, LayerChange, compare, layer_of, likeness, match_tensors
 from p2psync.manifest.forms import Encoded, FormSet, FormsReader, Piece, SetKind, build_forms
 from p2psync.manifest.head import MINIMUM, PAYLOAD_TYPE, Head, open_head, peek_head, peek_key_hint, sign_head
 from p2psync.manifest.json_text import decode_json, encode_json
@@ -80,6 +80,7 @@ __all__ = [
     "encode_json",
     "files_of",
     "layer_of",
+    "likeness",
     "match_tensors",
     "open_head",
     "peek_head",

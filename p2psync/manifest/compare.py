@@ -81,25 +81,28 @@ def _files(a: Manifest, b: Manifest) -> Iterator[FileChange]:
 
 
 def _tensors(a: Manifest, b: Manifest) -> Iterator[tuple[str, str, int]]:
-    """(name, change, bytes) of every tensor of either version."""
-    before = {blob.name: blob.chunks.digests for blob in _blobs(a)}
-    contents = set(before.values())
-    after = set()
-    for blob in _blobs(b):
-        after.add(blob.name)
-        if before.get(blob.name) == blob.chunks.digests:
+    """(name, change, bytes) of every tensor of either version.
+
+    Tensors of several files may share a name, as those of two experts do, so each name stands for all of them.
+    """
+    before = {(blob.name, blob.chunks.digests) for _, blob in _placed(a)}
+    names, contents = {name for name, _ in before}, {digests for _, digests in before}
+    after = {blob.name for _, blob in _placed(b)}
+    for _, blob in _placed(b):
+        if (blob.name, blob.chunks.digests) in before:
             yield blob.name, "equal", blob.length
         elif blob.chunks.digests in contents:
             yield blob.name, "moved", blob.length
         else:
-            yield blob.name, "changed" if blob.name in before else "added", blob.length
-    for blob in _blobs(a):
+            yield blob.name, "changed" if blob.name in names else "added", blob.length
+    for _, blob in _placed(a):
         if blob.name not in after:
             yield blob.name, "removed", blob.length
 
 
-def _blobs(manifest: Manifest) -> Iterator[Blob]:
-    return (blob for file in manifest.files for blob in file.blobs if blob.kind is BlobKind.TENSOR)
+def _placed(manifest: Manifest) -> Iterator[tuple[str, Blob]]:
+    """Every tensor, with the path of its file."""
+    return ((file.path, blob) for file in manifest.files for blob in file.blobs if blob.kind is BlobKind.TENSOR)
 
 
 def _layers(changes: list[tuple[str, str, int]]) -> Iterator[LayerChange]:
@@ -120,21 +123,52 @@ def _layers(changes: list[tuple[str, str, int]]) -> Iterator[LayerChange]:
 def match_tensors(new: Manifest, base: Manifest) -> Iterator[tuple[Blob, Blob]]:
     """Each tensor of ``new`` with the one of ``base`` that it most likely came from.
 
-    That is the tensor of the same name, dtype and shape; where there is none, one of the same dtype and shape that has
-    another name and is not the like of any other, in the order in which they stand. Tensors without bytes are left out.
+    That is the tensor of the same file, name, dtype and shape. Where there is none, it is one of the same name, dtype
+    and shape in the file whose path is most like, and at last one of the same dtype and shape that has another name and
+    is not the like of any other, in the order in which they stand. Tensors without bytes are left out.
     """
-    named = {(b.name, b.dtype, b.shape): b for b in _blobs(base)}
-    taken = {key for blob in _blobs(new) if (key := (blob.name, blob.dtype, blob.shape)) in named}
+    left: dict[_Kind, dict[str, Blob]] = {}
+    for path, blob in _placed(base):
+        left.setdefault(_kind(blob), {})[path] = blob
+    named = {kind: dict(found) for kind, found in left.items()}
+    exact = {}
+    for path, blob in _placed(new):
+        if blob.length and path in left.get(_kind(blob), {}):
+            exact[path, blob.name] = left[_kind(blob)].pop(path)
+    kinds = {_kind(blob) for _, blob in _placed(new)}
     spare: dict[tuple[str, tuple[int, ...]], list[Blob]] = {}
-    for key, blob in named.items():
-        if key not in taken:
-            spare.setdefault((blob.dtype, blob.shape), []).append(blob)
-    for blob in _blobs(new):
+    for kind, found in left.items():
+        if kind not in kinds:
+            spare.setdefault(kind[1:], []).extend(found.values())
+    for path, blob in _placed(new):
         if not blob.length:
             continue
-        before = named.get((blob.name, blob.dtype, blob.shape))
+        before = exact.get((path, blob.name))
         if before is None:
-            left = spare.get((blob.dtype, blob.shape))
-            before = left.pop(0) if left else None
+            # One that nobody else came from; else, of two copies, both came from the one that there was.
+            found = left.get(_kind(blob)) or named.get(_kind(blob), {})
+            if found:
+                nearest = max(sorted(found), key=lambda other: likeness(path, other))
+                before = found.pop(nearest) if found is left.get(_kind(blob)) else found[nearest]
+            elif others := spare.get((blob.dtype, blob.shape)):
+                before = others.pop(0)
         if before is not None and before.length == blob.length:
             yield blob, before
+
+
+_Kind = tuple[str, str, tuple[int, ...]]
+
+
+def _kind(blob: Blob) -> _Kind:
+    return blob.name, blob.dtype, blob.shape
+
+
+def likeness(path: str, other: str) -> tuple[int, int]:
+    """How alike two paths are: equal parts from the end, then from the start."""
+    mine, theirs = path.split("/"), other.split("/")
+    return _common(mine[::-1], theirs[::-1]), _common(mine, theirs)
+
+
+def _common(mine: list[str], theirs: list[str]) -> int:
+    pairs = zip(mine, theirs, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(mine), len(theirs)))

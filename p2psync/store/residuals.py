@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from p2psync import codec
 from p2psync.content import BlobKind, Digest
 from p2psync.limits import CHUNK_BYTES
-from p2psync.manifest import Blob, Chunk, Manifest, Piece
+from p2psync.manifest import Blob, Chunk, Manifest, Piece, likeness
 
 _DTYPES = frozenset({"BF16", "F16"})
 _ELEMENT_BYTES = 2
@@ -54,11 +54,18 @@ def residuals(manifest: Manifest, table: Mapping[Digest, Chunk]) -> Iterator[Res
         for blob in file.blobs
         if blob.kind is BlobKind.TENSOR
     }
-    codes = {blob.name: number for (number, _), blob in twins.items() if blob.dtype == "I8"}
+    codes: dict[str, list[int]] = {}
     for (number, name), blob in twins.items():
-        if blob.dtype not in _DTYPES or codes.get(name, number) == number:
+        if blob.dtype == "I8":
+            codes.setdefault(name, []).append(number)
+    paths = [file.path for file in manifest.files]
+    for (number, name), blob in twins.items():
+        others = [other for other in codes.get(name, ()) if other != number]
+        if blob.dtype not in _DTYPES or not others:
             continue
-        own, beside = twins[codes[name], name], codes[name]
+        # Two experts name their tensors alike: the codes are those of the file that is called most like this one.
+        beside = max(others, key=lambda other: likeness(paths[number], paths[other]))
+        own = twins[beside, name]
         scales = next((twins[beside, name + end] for end in _SUFFIXES if (beside, name + end) in twins), None)
         if own.shape == blob.shape and scales is not None and scales.dtype == "F32" and len(scales.chunks) == 1:
             yield from _of_tensor(blob, own, scales, table)

@@ -6,7 +6,7 @@ import hashlib
 
 from p2psync.content import BlobKind, Digest, FileFormat
 from p2psync.limits import CHUNK_BYTES
-from p2psync.manifest import Blob, ChunkList, File, Manifest, compare, layer_of
+from p2psync.manifest import Blob, ChunkList, File, Manifest, compare, layer_of, match_tensors
 
 
 def tensor(name: str, content: int, length: int = 1000) -> Blob:
@@ -64,3 +64,48 @@ def test_layer_names() -> None:
     assert layer_of("blocks.12.attn1.to_q.weight") == "blocks.12"
     assert layer_of("encoder.layer.3.output.dense.bias") == "encoder.layer.3"
     assert layer_of("proj_out.weight") == "proj_out"
+
+
+def matched(new: Manifest, base: Manifest) -> dict[tuple[str, str], bytes]:
+    """What each tensor of ``new`` was matched with, by file and name: the digests of the other one's chunks."""
+    places = [(f.path, b.name) for f in new.files for b in f.blobs]
+    blobs = [b for f in new.files for b in f.blobs]
+    found = list(match_tensors(new, base))
+    return {places[next(i for i, b in enumerate(blobs) if b is blob)]: before.chunks.digests for blob, before in found}
+
+
+def digests(content: int) -> bytes:
+    return bytes(Digest.of(bytes([content]) * 9))
+
+
+def test_two_experts_that_name_their_tensors_alike_are_kept_apart() -> None:
+    """A tensor comes from the one of its name in its own file."""
+    base = Manifest((file("high", tensor("w", 1), tensor("v", 2)), file("low", tensor("w", 3), tensor("v", 4))))
+    new = Manifest((file("high", tensor("w", 5), tensor("v", 6)), file("low", tensor("w", 7), tensor("v", 8))))
+    assert matched(new, base) == {
+        ("high", "w"): digests(1),
+        ("high", "v"): digests(2),
+        ("low", "w"): digests(3),
+        ("low", "v"): digests(4),
+    }
+
+
+def test_a_tensor_that_stands_in_another_file_is_found_by_its_name() -> None:
+    """In the file whose path is most like, and each of several once."""
+    base = Manifest((file("high/model.1", tensor("w", 1)), file("low/model.1", tensor("w", 2))))
+    new = Manifest((file("low/all", tensor("w", 3)), file("high/all", tensor("w", 4))))
+    assert matched(new, base) == {("low/all", "w"): digests(2), ("high/all", "w"): digests(1)}
+
+
+def test_two_copies_come_from_the_one_that_there_was() -> None:
+    """The second has no tensor of its own left, and is still like it."""
+    base = Manifest((file("a", tensor("w", 1)),))
+    new = Manifest((file("a", tensor("w", 2)), file("b", tensor("w", 3))))
+    assert matched(new, base) == {("a", "w"): digests(1), ("b", "w"): digests(1)}
+
+
+def test_a_renamed_tensor_comes_from_one_that_nobody_else_is_like() -> None:
+    """Of the same shape, in order; one of another shape comes from nothing."""
+    base = Manifest((file("w", tensor("old.0", 1), tensor("kept", 2), tensor("old.1", 3)),))
+    new = Manifest((file("w", tensor("new.0", 4), tensor("kept", 5), tensor("new.1", 6), tensor("wide", 7, 2000)),))
+    assert matched(new, base) == {("w", "new.0"): digests(1), ("w", "kept"): digests(2), ("w", "new.1"): digests(3)}
