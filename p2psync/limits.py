@@ -289,6 +289,13 @@ CHAIN_GAIN_MIN: Final = 0.2
 MIRROR_BYTES_MAX: Final = 4 * MIB
 # Buffers of one chunk each that a pull may hold.
 PULL_BUFFERS: Final = 48
+# One check of `doctor`: a disk that spins up takes longer than any other that works.
+CHECK_TIMEOUT_S: Final = 10.0
+# Where one of them hung, the next ones are waited for less.
+CHECK_AFTER_HANG_S: Final = 1.0
+# What a pull of a large model may take, and what a small model needs on the disk: `doctor` warns below them.
+MEMORY_LOW_BYTES: Final = 256 * MIB
+FREE_LOW_BYTES: Final = GIB
 
 # compress --------------------------------------------------------------------------------------
 

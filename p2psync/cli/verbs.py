@@ -426,6 +426,17 @@ _SHARING = (
         (),
         (Flag("--watch", "show it again every two seconds"),),
     ),
+    Verb(
+        "doctor",
+        "doctor:doctor",
+        "what is wrong with this machine, before it hurts",
+        "Look at Python and its packages, the home and its disk, keys and trust, the clock and the network, and say "
+        "what fails or will fail, each with what to do. Nothing is changed and no other machine is asked; --offline "
+        "leaves the network out. It ends with 0 unless p2psync cannot run here at all: 6 where no home can be had, 1 "
+        "where Python or the packages will not do.",
+        ("p2psync doctor", "p2psync doctor --json | jq -r '.checks[] | select(.outcome != \"ok\").name'"),
+        (6,),
+    ),
 )
 
 _NAME = Operand("NAME", "of the key: a-z, 0-9, dot, underscore and dash")

@@ -88,6 +88,7 @@ FROZEN = {
         "peers[].versions[].rate:i peers[].versions[].slow:b peers[].versions[].banned:b "
         "banned[].node:s banned[].reason:s banned[].seconds:n"
     ),
+    "doctor": "checks[].name:s checks[].outcome:s checks[].found:s checks[].hint:s? failed:i warnings:i",
     "limits": "limits.wan_down:n? limits.up:n? limits.wan_up:n? limits.lan_up:n? limits.peer_up:n?",
     "key new": "name:s key:s id:s",
     "key ls": "keys[].name:s keys[].key:s keys[].id:s",

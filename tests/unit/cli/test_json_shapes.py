@@ -57,6 +57,7 @@ def test_objects_of_the_node_are_printed_as_they_are(cli, node, name):
         ("trust ls", ("trust", "ls")),
         ("trust add", ("trust", "rm", "acme/*")),
         ("completion", ("completion", "bash")),
+        ("doctor", ("doctor", "--offline")),
     ],
 )
 def test_objects_of_the_command_line(cli, name, words):

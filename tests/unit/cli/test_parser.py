@@ -95,7 +95,7 @@ def test_wrong_values_name_where_they_stand():
     [
         (("pul", REF), "there is no verb 'pul'", "did you mean p2psync pull?"),
         (("xyzzy",), "there is no verb 'xyzzy'", "p2psync --help"),
-        (("doctor",), "there is no verb 'doctor'", "p2psync --help"),
+        (("fleet",), "there is no verb 'fleet'", "p2psync --help"),
         ((), "there is no verb on the line", "p2psync --help"),
         (("--json",), "there is no verb on the line", "p2psync --help"),
         (("key",), "key needs a verb: new, ls, export", "p2psync key --help"),
