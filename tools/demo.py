@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Show the main job on real models: publish, seed, pull on two nodes, update, prove, run, and spread over a site.
+"""Show the main job on real models: publish, seed, pull on two nodes, update, prove, spread over a site, and run.
 
 usage: tools/demo.py [--keep DIR]
 
 Everything runs on this machine: a seed and two nodes, each with a home of its own, talk over loopback. Then a site of
 four nodes finds itself behind one slow link, in network namespaces where the machine allows that.
 Every comparison is made on the real bytes; the first one that fails ends the demonstration with exit code 1.
-``--keep`` leaves the homes and the models in DIR.
+It ends with a video, which stays. ``--keep`` leaves the homes and the models in DIR too.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from typing import Any
 
 import command
 import demo_update
+import demo_video
 import environment
 import real_models
 import recogniser
 
 ENCODER = "demo/encoder"
 RECOGNISER = "demo/recogniser"
+CHECKPOINT = "demo/wan-tiny-bf16"
 VIDEO = "demo/wan-tiny"
 SENTENCE = "Model weights, moved once per building"
 
@@ -152,22 +154,65 @@ def fine_tuned(demo: Demo, seed: str, a: str) -> None:
     """
     say("A text-to-video model in BF16, and a version of it that was gently fine-tuned: nearly every tensor changed.")
     before, after = demo_update.lay_out(demo.work / "models")
-    demo.publish(before, VIDEO, "publish video v1")
+    demo.publish(before, CHECKPOINT, "publish checkpoint v1")
     for node, letter, sources in ((demo.a, "A", ["--from", seed]), (demo.b, "B", ["--peer", a])):
-        say(f"Node {letter} pulls the first version: exponents and mantissas apart, since it has nothing.")
-        _row, path = demo.pull(node, VIDEO, sources, f"{letter} pulls video v1")
+        say(f"Node {letter} pulls the first version, in the form that is here soonest.")
+        _row, path = demo.pull(node, CHECKPOINT, sources, f"{letter} pulls checkpoint v1")
         compare(before, path)
-    forms = demo.publish(after, VIDEO, "publish video v2", "--base", VIDEO)
+    forms = demo.publish(after, CHECKPOINT, "publish checkpoint v2", "--base", CHECKPOINT)
     for form in forms:
         what = "deltas" if form["base"] else "in full"
         say(f"  {what}: {size(form['raw'])} of chunks are {size(form['encoded'])}")
     for node, letter, sources in ((demo.a, "A", ["--from", seed]), (demo.b, "B", ["--peer", a])):
-        planned = run(node, "pull", VIDEO, "--dry-run", *sources)
+        planned = run(node, "pull", CHECKPOINT, "--dry-run", *sources)
         say(f"Node {letter} would move {size(planned['wire']['bytes'])}, and pulls the second version.")
-        row, path = demo.pull(node, VIDEO, sources, f"{letter} pulls video v2")
+        row, path = demo.pull(node, CHECKPOINT, sources, f"{letter} pulls checkpoint v2")
         compare(after, path)
         if row.wire > 1.1 * planned["wire"]["bytes"] or not row.patched:
             raise DifferenceError(f"{row.wire} bytes moved where {planned['wire']['bytes']} were foretold")
+
+
+def video(demo: Demo, seed: str, a: str, keep: Path | None) -> None:
+    """The pruned INT8 engine of that model reaches B by way of A; then its next version does, as deltas, and B runs it.
+
+    Raises:
+        DifferenceError: the update took more than a tenth of the variant, or the clip shows something else.
+    """
+    say("The engine of that model, pruned and in INT8, and the next version's: scales and kept channels are the same.")
+    before, after = demo_video.lay_out(demo.work / "models")
+    demo.publish(before, f"{VIDEO}:v1", "publish engine v1")
+    for node, letter, sources in ((demo.a, "A", ["--from", seed]), (demo.b, "B", ["--peer", a])):
+        _row, path = demo.pull(node, f"{VIDEO}:v1", sources, f"{letter} pulls engine v1")
+        compare(before, path)
+    clip(demo, "v1", keep)
+    demo.publish(after, f"{VIDEO}:v2", "publish engine v2", "--base", f"{VIDEO}:v1")
+    for node, letter, sources in ((demo.a, "A", ["--from", seed]), (demo.b, "B", ["--peer", a])):
+        row, path = demo.pull(node, f"{VIDEO}:v2", sources, f"{letter} pulls engine v2")
+        compare(after, path)
+        say(f"  the update is {row.wire / row.total:.1%} of the variant")
+        if row.wire > 0.1 * row.total or not row.patched:
+            raise DifferenceError(f"{row.wire} of {row.total} bytes moved for an update")
+    clip(demo, "v2", keep)
+
+
+def clip(demo: Demo, version: str, keep: Path | None) -> None:
+    """Node B answers the golden probe of a version and makes a clip, which is looked at.
+
+    Raises:
+        DifferenceError: the clip shows something else than was asked.
+    """
+    out = demo_video.place_for(f"wan-tiny-{version}.mp4", keep)
+    reference = f"{VIDEO}:{version}"
+    probed = run(demo.b, "verify", reference, "--run")["run"]
+    say(f"  the golden probe is answered by {probed['backend']} in {probed['seconds']:.1f} s")
+    say(f'  {demo.b.path.name}$ p2psync run {reference} --prompt "{demo_video.PROMPT}" --out {out}')
+    try:
+        answer, seen = demo_video.make(demo.b, reference, out)
+    except ValueError as error:
+        raise DifferenceError(str(error)) from error
+    took = f"{answer['seconds']:.1f} s, {answer['seconds_per_step']:.3f} s a step"
+    say(f"  {took}; a program that looks at it sees: {seen}")
+    say(f"  video {out}\n  contact sheet {answer['sheet']}")
 
 
 def same_answer(pulled: Path) -> None:
@@ -233,9 +278,9 @@ def compare(source: Path, pulled: Path) -> None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file below ``folder``, by path."""
+    """The SHA-256 of every file below ``folder``, by path; what only tells how to publish is not among them."""
     found = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "p2psync.toml"):
         with path.open("rb") as opened:
             found[str(path.relative_to(folder))] = hashlib.file_digest(opened, "sha256").hexdigest()
     return found
@@ -272,8 +317,8 @@ def table(rows: list[Row]) -> str:
     return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
 
 
-def show(work: Path) -> None:
-    """The whole demonstration, in ``work``."""
+def show(work: Path, keep: Path | None) -> None:
+    """The whole demonstration, in ``work``; the videos go to ``keep``, or to a folder that stays."""
     demo = Demo(work)
     demo.prepare()
     say("The publisher signs both.")
@@ -291,6 +336,8 @@ def show(work: Path) -> None:
         run(home, "verify")
     same_answer(pulled)
     whole_site(demo)
+    with demo.publisher.serve() as again, demo.a.serve() as neighbour:
+        video(demo, again.url, neighbour.url, keep)
     say(f"\n{table(demo.rows)}\n\nBytes; seconds as a user waits, the start of the command included.")
 
 
@@ -314,7 +361,7 @@ def main() -> int:
     began = time.monotonic()
     try:
         with workplace(arguments.keep) as work:
-            show(work)
+            show(work, arguments.keep)
     except (DifferenceError, command.CommandError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
