@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.integration.lab import Home, Publisher, Serving, until
+from tests.integration.relay import Relay
 
 WEIGHTS = "model.safetensors"
 # Two layers of 1.5 million BF16 weights each (three chunks), and one small one.
@@ -184,6 +185,30 @@ def test_a_base_that_is_removed_meanwhile_costs_no_more_than_the_full_form(
         updated = node.pull("acme/model:v2", "--from", seed.url)
     assert bytes_of(updated) == (versions[1] / WEIGHTS).read_bytes()
     assert updated["bytes"]["patched"] == 0
+
+
+def test_a_base_that_is_removed_in_the_middle_of_a_pull(
+    publisher: Publisher, versions: list[Path], tmp_path: Path
+) -> None:
+    """What was decoded by then stays; the rest comes in full, and the files are the publisher's."""
+    node = publisher.node(tmp_path / "node")
+    publisher.publish(versions[0], "acme/model:v1")
+    publisher.publish(versions[1], "acme/model:v2", "--base", "acme/model:v1")
+    with serve(publisher.home) as seed, Relay(seed.url) as relay, serve(node):
+        node.pull("acme/model:v1", "--from", seed.url)
+        planned = node.json("pull", "acme/model:v2", "--from", relay.url, "-n")
+        relay.hold_after(planned["wire"]["bytes"] * 3 // 4)
+        with node.start("pull", "acme/model:v2", "--from", relay.url, "--json") as pulling:
+            until(lambda: relay.holding, "the relay holds the rest back")
+            until(lambda: any(t["patched"] for t in node.json("status")["transfers"]), "the first chunk is decoded")
+            node.run("rm", "acme/model:v1")
+            relay.release()
+            updated = pulling.wait(0, 60).json
+    assert bytes_of(updated) == (versions[1] / WEIGHTS).read_bytes()
+    counted = updated["bytes"]
+    assert 0 < counted["patched"] < 0.99 * counted["total"]
+    assert counted["wan"] > 0
+    assert node.json("verify")["ok"]
 
 
 def test_a_chain_of_deltas_is_followed(publisher: Publisher, versions: list[Path], tmp_path: Path) -> None:
