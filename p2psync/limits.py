@@ -116,8 +116,8 @@ PARTIAL_KEEP_S: Final = 7 * 86_400
 ENCODE_CHUNKS_MAX: Final = 8
 # Encoding uses this many threads: more than the machines of publishers have gain nothing where memory is the bound.
 ENCODE_THREADS_MAX: Final = 16
-# Chunks of a tensor that are tried against a base before it is given up as unrelated.
-DELTA_TRIES: Final = 4
+# Chunks of a tensor that are tried in a form before it is given up: as noise, or as unrelated to its base.
+FORM_TRIES: Final = 4
 # A form is kept only where it saves this share of what would be sent without it.
 FORM_GAIN_MIN: Final = 0.03
 # Packs are closed at this size, which publishing holds in memory once.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from p2psync import codec, disk
 from p2psync.content import BlobKind, Digest
-from p2psync.limits import DELTA_TRIES, ENCODE_CHUNKS_MAX, ENCODE_THREADS_MAX, FORM_GAIN_MIN
+from p2psync.limits import ENCODE_CHUNKS_MAX, ENCODE_THREADS_MAX, FORM_GAIN_MIN, FORM_TRIES
 from p2psync.manifest import Blob, Chunk, Encoded, Manifest, Piece, SetKind, build_forms, chunk_table, match_tensors
 from p2psync.store.locate import locate_installed
 from p2psync.store.opened import OpenHome
@@ -49,8 +49,8 @@ class _Job:
 
     chunk: Chunk
     dtype: str
+    tensor: int
     base: Digest | None = None
-    tensor: int = 0
     residual: Residual | None = None
 
     @property
@@ -75,8 +75,8 @@ def make_forms(opened: OpenHome, manifest: Manifest, read: Standing, pack: Path,
         OSError: the disk refuses.
     """
     table = chunk_table(manifest)
-    dtypes = _dtypes(manifest)
-    full = [_Job(chunk, dtypes[chunk.digest]) for chunk in table if chunk.digest in dtypes]
+    owners = _owners(manifest)
+    full = [_Job(chunk, *owners[chunk.digest]) for chunk in table if chunk.digest in owners]
     plans: list[tuple[SetKind, Digest | None, list[_Job]]] = [(SetKind.FULL, None, full)]
     for base in manifest.bases:
         known = opened.manifests.get(base)
@@ -102,12 +102,12 @@ def make_forms(opened: OpenHome, manifest: Manifest, read: Standing, pack: Path,
     return Forms(nodes, top, count, sum(table[r.chunk].length for r in every), sum(r.length for r in every))
 
 
-def _dtypes(manifest: Manifest) -> dict[Digest, str]:
-    """The dtype of each chunk of a tensor; of a chunk that stands in several, of the first."""
-    found: dict[Digest, str] = {}
-    for blob in _tensors(manifest):
+def _owners(manifest: Manifest) -> dict[Digest, tuple[str, int]]:
+    """The dtype and the number of the tensor of each chunk; of a chunk that stands in several, of the first."""
+    found: dict[Digest, tuple[str, int]] = {}
+    for number, blob in enumerate(_tensors(manifest)):
         for digest, _ in blob.chunks.walk(blob.length):
-            found.setdefault(digest, blob.dtype)
+            found.setdefault(digest, (blob.dtype, number))
     return found
 
 
@@ -122,7 +122,7 @@ def _delta_jobs(manifest: Manifest, base: Manifest, table: Sequence[Chunk]) -> l
         ):
             chunk = by_digest[digest]
             if digest not in here and length == old_length:
-                jobs.setdefault(chunk.index, _Job(chunk, blob.dtype, old, number))
+                jobs.setdefault(chunk.index, _Job(chunk, blob.dtype, number, old))
     return [jobs[index] for index in sorted(jobs)]
 
 
@@ -130,7 +130,7 @@ def _residual_jobs(manifest: Manifest, table: Mapping[Digest, Chunk]) -> list[_J
     """The chunks that a quantised variant tells most of."""
     jobs: dict[int, _Job] = {}
     for one in residuals(manifest, table):
-        jobs.setdefault(one.chunk.index, _Job(one.chunk, one.dtype, residual=one))
+        jobs.setdefault(one.chunk.index, _Job(one.chunk, one.dtype, 0, residual=one))
     return [jobs[index] for index in sorted(jobs)]
 
 
@@ -173,17 +173,17 @@ class _Encoding:
         So what is tried depends on the order alone, never on which thread was faster, and the same files give the same
         version.
         """
-        first = self._begun[job.tensor] < DELTA_TRIES
-        return job.base is None or first or self._tried[job.tensor] >= DELTA_TRIES
+        first = self._begun[job.tensor] < FORM_TRIES
+        return job.residual is not None or first or self._tried[job.tensor] >= FORM_TRIES
 
     def _begin(self, pool: ThreadPoolExecutor, job: _Job) -> Future[bytes | None] | None:
-        """Encode a chunk, unless its tensor was seen to have little in common with the base's.
+        """Encode a chunk, unless its tensor was seen to be noise, or to have little in common with the base's.
 
         Finding out that nothing is gained takes longer than anything else in a publish.
         """
         self._begun[job.tensor] += 1
-        hopeless = self._begun[job.tensor] > DELTA_TRIES and job.tensor not in self._worth
-        if (job.base is not None and hopeless) or self._longest(job) < _FORM_BYTES_MIN:
+        hopeless = self._begun[job.tensor] > FORM_TRIES and job.tensor not in self._worth
+        if (job.residual is None and hopeless) or self._longest(job) < _FORM_BYTES_MIN:
             return None
         return pool.submit(self._encode, job)
 

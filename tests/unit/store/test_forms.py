@@ -5,7 +5,7 @@ import pytest
 
 from p2psync import codec
 from p2psync.content import Digest
-from p2psync.limits import DELTA_TRIES, MIB
+from p2psync.limits import FORM_TRIES, MIB
 from p2psync.manifest import Reference, SetKind, chunk_table
 from p2psync.store import Store
 from tests.integration.test_forms import bfloat16, write
@@ -65,7 +65,25 @@ def test_unrelated_weights_get_no_deltas_and_are_given_up_early(based, tmp_path,
     monkeypatch.setattr("p2psync.store.forms.ENCODE_THREADS_MAX", 1)
     version = publish(based, write(tmp_path / "sibling", weights(2)), "sibling", bases=(Reference(NAME, "base"),))
     assert {one.kind for _, one, _ in rows(based, version)} == {SetKind.FULL}
-    assert len(tried) == DELTA_TRIES
+    assert len(tried) == FORM_TRIES
+
+
+def test_noise_is_given_up_early_and_costs_no_other_tensor_its_form(based, tmp_path, monkeypatch):
+    """Of a tensor whose first chunks do not shrink, the others are not tried; the next tensor is."""
+    tried = []
+    honest = codec.encode_full
+
+    def counted(raw, dtype):
+        tried.append(len(raw))
+        return honest(raw, dtype)
+
+    monkeypatch.setattr(codec, "encode_full", counted)
+    monkeypatch.setattr("p2psync.store.forms.ENCODE_THREADS_MAX", 1)
+    noise = np.random.default_rng(5).integers(0, 1 << 16, ELEMENTS, np.uint16)
+    version = publish(based, write(tmp_path / "noise", {"a": noise, "b": weights(3)["blocks.0.weight"]}), "noise")
+    assert len(tried) == FORM_TRIES + 6
+    table = chunk_table(based.manifest(version.root))
+    assert sorted(table[row.chunk].length for _, _, row in rows(based, version)) == [MIB] * 6
 
 
 def test_an_unchanged_chunk_gets_no_delta(based, tmp_path):
