@@ -28,9 +28,28 @@ def published(result: Json) -> list[str]:
     for one in result["forms"]:
         scope = f"deltas from {short_digest(one['base'])}" if one["base"] else f"{one['kind']} forms"
         lines.append(f"{scope}: {size(one['raw'])} as {size(one['encoded'])}")
+    lines += _left_out(result["snapped"])
     if (origin := result["origin"]) is not None:
         lines.append(f"origin tree: {plural(origin['packs'], 'pack')} written, {size(origin['bytes'])}")
     return lines
+
+
+def _left_out(snapped: list[Json]) -> list[str]:
+    """What a snap left out: every tensor, with how much it would have changed."""
+    if not snapped:
+        return []
+    left = sum(one["left_out"] for one in snapped)
+    rows = [
+        [
+            "whole" if one["whole"] else f"{one['left_out']:,}",
+            f"{one['relative']:.2g}",
+            f"{one['largest']:.2g}",
+            f"{one['tensor']} in {one['path']}",
+        ]
+        for one in snapped
+    ]
+    head = f"left out: {left:,} changes of elements in {plural(len(snapped), 'tensor')}"
+    return [head, *table(["LEFT OUT", "MEAN SQUARE", "LARGEST", "TENSOR"], rows)]
 
 
 def pulled(result: Json) -> list[str]:

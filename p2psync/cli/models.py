@@ -35,11 +35,30 @@ def publish(options: Options, out: Output) -> int:
         "to": options["to"],
         "expires_s": options["expires"],
         "forms": not options["no_forms"],
+        "snap": _snap(options),
+        "snap_steps": options["snap_steps"],
     }
     result = operate("publish", args, options, out)
     _tell(out, describe.published(result))
     out.result(result, text=[result["reference"]], ids=[result["reference"]])
     return 0
+
+
+def _snap(options: Options) -> float | None:
+    """The threshold under which a change is left out; None leaves nothing out."""
+    threshold: float | None = options["snap"]
+    if threshold is None:
+        if options["snap_steps"] is not None:
+            raise UsageError("--snap-steps needs --snap THRESHOLD", hint="p2psync publish --help")
+        return None
+    if not 0 < threshold < 1:
+        raise UsageError(f"--snap {threshold:g} is no share between 0 and 1", hint="--snap 1e-4")
+    if not options["base"] or options["in_place"]:
+        raise UsageError(
+            "--snap changes a copy of the files, against a base",
+            hint="name it with --base REF, and leave out --in-place",
+        )
+    return threshold
 
 
 def pull(options: Options, out: Output) -> int:

@@ -144,6 +144,19 @@ _MODELS = (
             _KEY,
             Flag("--base", "a version to make deltas from, for nodes that have it; repeatable", "REF", many=True),
             Flag("--no-forms", "do not encode chunks: nothing but raw bytes is offered, and publishing is faster"),
+            Flag(
+                "--snap",
+                "leave out changes that mean nothing: a tensor whose mean squared change is under this share of the "
+                "base's mean square keeps the base's bytes; what was left out is listed",
+                "SHARE",
+                parse=values.number,
+            ),
+            Flag(
+                "--snap-steps",
+                "with --snap, in other tensors too: elements at most so many representable numbers from the base's",
+                "COUNT",
+                parse=values.whole,
+            ),
             Flag("--in-place", "index the files where they are instead of taking a snapshot; do not edit them after"),
             Flag(
                 "--to",

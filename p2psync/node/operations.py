@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from p2psync.node.handing import hand_over
 from p2psync.node.pull import WATCH_S, Pull, PullRequest
 from p2psync.node.rates import Rates
 from p2psync.node.repair import repair
-from p2psync.store import PublishOptions, Store
+from p2psync.store import PublishOptions, Snap, Store
 from p2psync.trust import Keyring
 
 if TYPE_CHECKING:
@@ -151,6 +151,7 @@ async def _publish(owner: Owner, args: Args, emit: Emit) -> dict[str, Any]:
         now_unix_s=int(time.time()),
         origin_tree=Path(to) if to else None,
         forms=bool(args.get("forms", True)),
+        snap=Snap(float(args["snap"]), int(args.get("snap_steps") or 0)) if args.get("snap") else None,
     )
     key = Keyring(store.home / "keys").signing_key(args["key"])
     reference = Reference.parse(args["reference"])
@@ -166,6 +167,7 @@ async def _publish(owner: Owner, args: Args, emit: Emit) -> dict[str, Any]:
         "seconds": round(time.monotonic() - began_s, 3),
         "origin": published.origin,
         "forms": [describe_set(one) for one in published.forms],
+        "snapped": [asdict(one) for one in published.snapped],
     }
 
 

@@ -40,6 +40,7 @@ from p2psync.store.opened import OpenHome
 from p2psync.store.records import file_facts, identities, install_row, installed, move_in
 from p2psync.store.scan import OpenSource, Source, SourceFile, changed_error, scan
 from p2psync.store.settings import choose_files
+from p2psync.store.snap import Snapper
 from p2psync.store.values import Meter, Progress, Published, PublishOptions
 
 _MODE = 0o444
@@ -60,7 +61,12 @@ def publish(
     _require_apart(opened, folder, options)
     bases = tuple(dict.fromkeys(_base(opened, base) for base in options.bases))
     source = scan(folder)
-    work = _Work(opened, source, progress)
+    if options.snap is not None and (options.in_place or not bases):
+        raise UsageError(
+            "a snap changes a copy of the files, against a base", hint="name a base, and publish no files in place"
+        )
+    snapper = Snapper(opened, bases, options.snap) if options.snap is not None else None
+    work = _Work(opened, source, progress, snapper)
     with disk_errors(opened.home.staging, needed_bytes=source.size):
         staging = Path(tempfile.mkdtemp(dir=opened.home.staging))
     pack = staging.with_name(f"{staging.name}.forms")
@@ -92,7 +98,8 @@ def publish(
         origin = origin_tree.write(opened, options.origin_tree, manifest, tree, signed, envelope)
     unchanged = before is not None and before.root == tree.root
     sets = opened.packs.reader(manifest).sets if manifest.forms is not None else ()
-    return Published(signed, envelope, len(files), new_bytes, unchanged, origin, sets)
+    snapped = tuple(snapper.done) if snapper is not None else ()
+    return Published(signed, envelope, len(files), new_bytes, unchanged, origin, sets, snapped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +193,10 @@ def _require_apart(opened: OpenHome, folder: Path, options: PublishOptions) -> N
 class _Work:
     """One reading of a source. ``proved`` has each file's identity when its bytes were hashed."""
 
-    def __init__(self, opened: OpenHome, source: Source, progress: Progress) -> None:
+    def __init__(self, opened: OpenHome, source: Source, progress: Progress, snapper: Snapper | None) -> None:
         self.opened = opened
         self.source = source
+        self._snapper = snapper
         self.proved: dict[int, Identity] = {}
         self._in_place = False
         self._meter = Meter(progress, source.size)
@@ -280,7 +288,11 @@ class _Work:
     def _copy(self, threads: TwoThreads, source: OpenSource, entry: SourceFile, layout: Layout, target: Path) -> File:
         fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            if linux.reflink(source.fd, fd):
+            if self._snapper is not None:
+                self._take(source, fd)
+                self._snapper.snap(entry.path, fd, layout)
+                file = self._hash(threads, source, entry, layout, None, read_fd=fd)
+            elif linux.reflink(source.fd, fd):
                 source.require_unchanged()
                 file = self._hash(threads, source, entry, layout, None, read_fd=fd)
             else:
@@ -291,6 +303,15 @@ class _Work:
         finally:
             os.close(fd)
         return file
+
+    def _take(self, source: OpenSource, fd: int) -> None:
+        """A whole copy, to be changed before it is hashed."""
+        size = source.identity.size
+        if not linux.reflink(source.fd, fd):
+            linux.reserve(fd, size)
+            if linux.copy_range(source.fd, 0, fd, 0, size) != size:
+                raise changed_error(self.source.folder)
+        source.require_unchanged()
 
     def _hash(
         self,

@@ -44,10 +44,40 @@ class Meter:
 
 
 @dataclass(frozen=True, slots=True)
+class Snap:
+    """Which changes a publisher would rather not send.
+
+    A tensor keeps a base's bytes where its mean squared change is under ``threshold`` of the base's mean square. Of
+    the others those elements do that are at most ``steps`` representable numbers away; 0 leaves them.
+    """
+
+    threshold: float
+    steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapped:
+    """What was left out of one tensor: ``left_out`` of its ``changed`` elements, all of them where it is ``whole``.
+
+    ``relative`` is its mean squared change over the base's mean square, ``largest`` the largest change of an element.
+    """
+
+    path: str
+    tensor: str
+    whole: bool
+    elements: int
+    changed: int
+    left_out: int
+    relative: float
+    largest: float
+
+
+@dataclass(frozen=True, slots=True)
 class PublishOptions:
     """How to publish. ``expires_s`` is a span from ``now_unix_s``, both in seconds; None never expires.
 
-    ``forms`` is whether chunks are encoded too, in full and against each of ``bases``.
+    ``forms`` is whether chunks are encoded too, in full and against each of ``bases``. ``snap`` changes what is
+    signed: it needs ``bases``, and a snapshot.
     """
 
     now_unix_s: int
@@ -56,6 +86,7 @@ class PublishOptions:
     expires_s: int | None = None
     origin_tree: Path | None = None
     forms: bool = True
+    snap: Snap | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +103,7 @@ class Published:
     unchanged: bool
     origin: dict[str, int] | None
     forms: tuple[FormSet, ...] = ()
+    snapped: tuple[Snapped, ...] = ()
 
     @property
     def root(self) -> Digest:

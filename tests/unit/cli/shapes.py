@@ -13,7 +13,9 @@ FROZEN = {
     "error": "error.code:s error.message:s error.hint:s?",
     "publish": (
         "reference:s digest:s version:i bytes:i new_bytes:i files:i seconds:n origin:o? origin.packs:i origin.bytes:i "
-        "forms[].kind:s forms[].base:s? forms[].chunks:i forms[].raw:i forms[].encoded:i"
+        "forms[].kind:s forms[].base:s? forms[].chunks:i forms[].raw:i forms[].encoded:i "
+        "snapped[].path:s snapped[].tensor:s snapped[].whole:b snapped[].elements:i snapped[].changed:i "
+        "snapped[].left_out:i snapped[].relative:n snapped[].largest:n"
     ),
     "pull": (
         "reference:s digest:s version:i path:s seconds:n unchanged:b bytes.total:i bytes.reused:i bytes.patched:i "

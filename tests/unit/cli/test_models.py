@@ -47,9 +47,36 @@ def test_publish_asks(cli, node, tmp_path, monkeypatch):
         "to": str(tmp_path / "www"),
         "expires_s": 2_592_000,
         "forms": True,
+        "snap": None,
+        "snap_steps": None,
     }
     assert shown.lines[-1] == f"{REF}@{DIGEST}"
     assert "of it new" in shown.err
+
+
+def test_publish_asks_to_leave_out(cli, node):
+    """``--snap`` hands over a share and a count, and what was left out is listed for people."""
+    node.answers["publish"] = {**shapes.sample("publish"), "reference": f"{REF}@{DIGEST}"}
+    shown = cli("publish", "model", REF, "--key", "k", "--base", REF, "--snap", "1e-4", "--snap-steps", "2")
+    assert (node.args["snap"], node.args["snap_steps"]) == (1e-4, 2)
+    assert "left out: 7 changes of elements in 1 tensor" in shown.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--snap", "1e-4"),
+        ("--snap", "1e-4", "--base", REF, "--in-place"),
+        ("--snap", "1.5", "--base", REF),
+        ("--snap", "0", "--base", REF),
+        ("--snap-steps", "2", "--base", REF),
+    ],
+    ids=["no base", "in place", "over one", "zero", "steps alone"],
+)
+def test_publish_refuses_to_leave_out(cli, node, words):
+    """Without a base, of files in place, with no share, or with steps alone: usage, and nothing is asked."""
+    assert cli("publish", ".", REF, "--key", "k", *words).code == 2
+    assert node.calls == []
 
 
 def test_publish_refuses_a_digest(cli, node):

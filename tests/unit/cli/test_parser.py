@@ -63,7 +63,7 @@ def test_repeated_and_last():
 def test_every_flag_has_a_variable():
     """Each flag of each verb can be set by its variable, and the line outranks it."""
     values = {"AGE": "30d", "RATE": "2M", "HOST:PORT": "127.0.0.1:1", "URL": "http://a:1 http://b:2", "DIR": "/d"}
-    values |= {"N": "8", "G": "1.5", "HxW": "64x96", "WHO": "open"}
+    values |= {"N": "8", "G": "1.5", "HxW": "64x96", "WHO": "open", "SHARE": "1e-4", "COUNT": "2"}
     for verb in VERBS.values():
         operands = [operand.choices[0] if operand.choices else "acme/m" for operand in verb.operands]
         needed = [word for flag in verb.flags if flag.required for word in (flag.name, "x")]
