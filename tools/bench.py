@@ -2,7 +2,7 @@
 """Measure p2psync beside its peers, and write what came out to benchmarks/NAME.json.
 
 usage: tools/bench.py dataplane|site|simulation|update|codec|delta|engine [--only GROUP]... [--rounds N] [--seeds N,N]
-                      [--way WAY]... [--pairs DIR] [--engine DIR] [--gpu FILE] [--work DIR] [--quick]
+                      [--way WAY]... [--pairs DIR] [--engine DIR] [--gpu FILE] [--torch PYTHON] [--work DIR] [--quick]
 
 The README's tables are made from the files by tools/readme.py. Needs nginx, curl, aria2 and rsync from the system;
 `site` and `update` run in network namespaces and need root and iproute2 besides. `update`, `codec` and `delta` need the
@@ -102,7 +102,7 @@ def _update(arguments: argparse.Namespace) -> dict[str, Callable[[Bench], Group]
 def _engine(arguments: argparse.Namespace) -> dict[str, Callable[[Bench], Group]]:
     from benchmarks import engine
 
-    return engine.questions(arguments.engine, arguments.gpu)
+    return engine.questions(arguments.engine, arguments.gpu, arguments.torch)
 
 
 def _coding(arguments: argparse.Namespace) -> dict[str, Callable[[Bench], Group]]:
@@ -129,6 +129,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=Path, default=make_pairs.PAIRS, help=pairs)
     parser.add_argument("--engine", type=Path, help="engine: a variant's directory that `p2psync compress` made")
     parser.add_argument("--gpu", type=Path, help="engine: what benchmarks.engine_gpu wrote on a machine with a GPU")
+    parser.add_argument(
+        "--torch", metavar="PYTHON", help="engine: a Python with p2psync[compress] and onnxruntime, for int8 and start"
+    )
     parser.add_argument("--work", type=Path, help="a folder on the disk to measure (the system's temporary one)")
     parser.add_argument("--quick", action="store_true", help="small and once, to see that it runs; writes nothing")
     arguments = parser.parse_args()
@@ -163,7 +166,9 @@ def _cannot(arguments: argparse.Namespace) -> str:
 def main() -> int:
     """Returns the exit code: 0 if every bound was kept, 1 if one was missed, 2 if the benchmark cannot run."""
     arguments = _arguments()
-    environment.enter("dev", "codec" if arguments.name in _CODING else "bench")
+    # An engine has no peer among the downloaders; what runs it is among the packages of the tests.
+    needed = {**dict.fromkeys(_CODING, "codec"), "engine": "dev"}
+    environment.enter("dev", needed.get(arguments.name, "bench"))
     targets = {
         "dataplane": lambda _: _dataplane(),
         "site": _site,

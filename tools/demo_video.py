@@ -12,7 +12,7 @@ import environment
 
 PROMPT = "a red circle moves left"
 SEED = 3
-_SEEN = ("red", "circle", "left")
+SEEN = ("red", "circle", "left")
 
 
 def lay_out(folder: Path) -> tuple[Path, Path]:
@@ -40,13 +40,14 @@ def make(home: command.Home, reference: str, out: Path) -> tuple[command.Answer,
         answer = home.json(
             "run", reference, "--prompt", PROMPT, "--seed", str(SEED), "--out", str(out), "--frames-dir", frames
         )
-        seen = _look(Path(frames))
-    if seen != _SEEN:
+        seen = look(Path(frames))
+    if seen != SEEN:
         raise ValueError(f"the clip of {PROMPT!r} shows {seen}")
     return answer, " ".join(seen)
 
 
-def _look(frames: Path) -> tuple[str, ...]:
+def look(frames: Path) -> tuple[str, ...]:
+    """Colour, shape and direction of the one object that a clip shows, judged from its frames; else what is amiss."""
     _find_examples()
     import numpy as np
     from PIL import Image

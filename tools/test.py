@@ -20,7 +20,7 @@ import environment
 import run_record
 
 # What only tests marked slow need.
-_FULL = ("tensorrt",)
+_FULL = ("fuzz", "tensorrt")
 _RECORD = environment.ROOT / "docs" / "full-tests.json"
 
 

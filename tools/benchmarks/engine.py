@@ -1,34 +1,42 @@
-"""The engine's figures: decoding on this machine's processor, and ``gpu``, what ``engine_gpu`` measured on another."""
+"""The engine's figures: which groups there are, ``decode``, and ``gpu``, what ``engine_gpu`` measured elsewhere."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import measure
+from benchmarks import engine_process, measure
+from benchmarks.engine_int8 import int8_group
+from benchmarks.engine_load import load_group
+from benchmarks.engine_start import start_group
+from benchmarks.engine_swap import swap_group
 from benchmarks.report import Bench, Group, Row
 
-_ONE: Final = Path(__file__).with_name("engine_one.py")
-_ROOT: Final = Path(__file__).parents[2]
+_VARIANT: Final = "int8-pruned"
 _FRAMES_SHORT, _FRAMES_LONG = 17, 81
 _GROWTH_MAX: Final = 1.3
 _FUSED_MS_MAX: Final = 3.2
 _INT8_GAIN_MIN: Final = 1.2
 
 
-def questions(engines: Path | None, gpu: Path | None) -> dict[str, Callable[[Bench], Group]]:
+def questions(engines: Path | None, gpu: Path | None, torch: str | None) -> dict[str, Callable[[Bench], Group]]:
     """The groups that can be asked here.
 
     Args:
         engines: A variant's directory that ``p2psync compress`` made, where there is one.
         gpu: A report that ``engine_gpu`` wrote, where there is one.
+        torch: A Python in which the extra ``compress`` is installed, where there is one.
     """
-    found: dict[str, Callable[[Bench], Group]] = {}
+    found: dict[str, Callable[[Bench], Group]] = {
+        "load": load_group,
+        "swap": lambda bench: swap_group(bench, [_kept(bench, name) for name in ("v1", "v2")]),
+    }
+    if torch is not None:
+        found["int8"] = lambda bench: int8_group(bench, torch)
+        found["start"] = lambda bench: start_group(bench, _kept(bench, "v1"), torch)
     if engines is not None:
         found["decode"] = lambda bench: decode_group(bench, engines)
     if gpu is not None:
@@ -39,7 +47,7 @@ def questions(engines: Path | None, gpu: Path | None) -> dict[str, Callable[[Ben
 def decode_group(bench: Bench, engine: Path) -> Group:
     """The most memory of a process that decodes a clip, of a short one and of a long one."""
     runs = [
-        {"frames": frames, "round": number, **_child(["decode", str(engine), str(frames)])}
+        {"frames": frames, "round": number, **engine_process.ask("decode", str(engine), str(frames))}
         for number in range(bench.rounds)
         for frames in (_FRAMES_SHORT, _FRAMES_LONG)
     ]
@@ -60,12 +68,15 @@ def decode_group(bench: Bench, engine: Path) -> Group:
     return Group(runs, {"peak_bytes": {str(frames): peak for frames, peak in peaks.items()}}, table)
 
 
-def _child(arguments: list[str]) -> dict[str, Any]:
-    environment = os.environ | {"PYTHONPATH": str(_ROOT)}
-    argv = [sys.executable, str(_ONE), *arguments]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment)
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+def _kept(bench: Bench, version: str) -> Path:
+    """The variant that a node of wan-tiny's example runs, built from what is committed."""
+    folder = bench.work / f"engine-{version}"
+    if not folder.exists():
+        sys.path.append(str(engine_process.ROOT / "examples"))
+        from wan_tiny import engines
+
+        engines.build(version, folder)
+    return folder / _VARIANT
 
 
 def gpu_group(measured: dict[str, Any]) -> Group:
