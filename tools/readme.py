@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the parts of the README that follow from other files: the numbers of benchmarks/*.json, the package's layout.
+"""Write the parts of the READMEs that follow from other files: numbers of benchmarks/*.json, layout, accuracy.
 
 usage: tools/readme.py
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import accuracy_table
 import codec_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,33 +93,40 @@ _PARTS: dict[str, Callable[[], str]] = {
     "deltas": deltas,
     "layout": layout,
 }
+_DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
+    README: _PARTS,
+    ROOT / "examples" / "wan_tiny" / "README.md": {
+        "accuracy": accuracy_table.versions,
+        "accuracy of variants": accuracy_table.variants,
+    },
+}
 
 
-def updated(text: str) -> str:
+def updated(text: str, parts: dict[str, Callable[[], str]] = _PARTS) -> str:
     """``text`` of a README with every part present between its two markers.
 
     Raises:
         ValueError: a marker is missing.
     """
-    for name, write in _PARTS.items():
+    for name, write in parts.items():
         begin, end = f"<!-- {name}: written by tools/readme.py -->", f"<!-- end of {name} -->"
         before, opened, rest = text.partition(begin)
         _old, closed, after = rest.partition(end)
         if not opened or not closed:
-            raise ValueError(f"README.md must hold {begin} and {end}")
+            raise ValueError(f"it must hold {begin} and {end}")
         text = f"{before}{begin}\n\n{write()}\n\n{end}{after}"
     return text
 
 
 def stale() -> bool:
-    """Whether the README differs from what the other files give."""
-    text = README.read_text()
-    return updated(text) != text
+    """Whether a README differs from what the other files give."""
+    return any(updated(text, parts) != text for text, parts in ((p.read_text(), of) for p, of in _DOCUMENTS.items()))
 
 
 def main() -> int:
-    """Rewrite the README. Returns the exit code."""
-    README.write_text(updated(README.read_text()))
+    """Rewrite the READMEs. Returns the exit code."""
+    for path, parts in _DOCUMENTS.items():
+        path.write_text(updated(path.read_text(), parts))
     return 0
 
 
