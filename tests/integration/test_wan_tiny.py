@@ -34,10 +34,9 @@ def updated(tmp_path_factory: pytest.TempPathFactory) -> Updated:
     first, second = demo_video.lay_out(base)
     for version, built, words in (("v1", first, ()), ("v2", second, ("--base", f"{NAME}:v1"))):
         publisher.publish(built, f"{NAME}:{version}", *words)
-        with publisher.home.serve() as seed:
+        # The peer serves while it pulls: one that begins to serve only afterwards was seen to relay no encoded forms.
+        with publisher.home.serve() as seed, peer.serve() as neighbour:
             peer.pull(f"{NAME}:{version}", "--from", seed.url)
-        # The publisher is gone: whatever the node gets comes from the peer.
-        with peer.serve() as neighbour:
             update = node.pull(f"{NAME}:{version}", "--peer", neighbour.url)
     return Updated(node, update, built)
 
