@@ -95,7 +95,9 @@ def _minimise(target: str, fresh: Path, corpus: Path) -> None:
         merged.mkdir()
         for path in corpus.iterdir():
             (merged / path.name).write_bytes(path.read_bytes())
-        _run(target, merged, fresh, "-merge=1", f"-timeout={_INPUT_S}", f"-rss_limit_mb={_MEMORY_MB}")
+        said = _run(target, merged, fresh, "-merge=1", f"-timeout={_INPUT_S}", f"-rss_limit_mb={_MEMORY_MB}")
+        if "MERGE-OUTER: consumed" not in said and "new files" not in said:
+            sys.exit(f"error: the inputs of {target} could not be merged\n\n{said[-2000:]}")
         added = sorted((p for p in merged.iterdir() if not (corpus / p.name).exists()), key=lambda p: p.stat().st_size)
         for path in added[: max(0, _KEPT_MAX - len(list(corpus.iterdir())))]:
             if path.stat().st_size <= _KEPT_BYTES_MAX:

@@ -232,7 +232,9 @@ class _Work:
                 ):
                     disk.make_folder(target.parent)
                     layout = self._layout(entry, source)
-                    known = None if entry.external else self._known(source, entry, layout, mine=True)
+                    # An equal file of ours was perhaps not snapped.
+                    plain = not entry.external and self._snapper is None
+                    known = self._known(source, entry, layout, mine=True) if plain else None
                     linked = self._link(known[0], target) if known else None
                     if known is not None and linked is not None:
                         files.append(known[1])

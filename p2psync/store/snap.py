@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from p2psync import disk
 from p2psync.codec.snap import DTYPES, Change, measure, snapped
 from p2psync.content import BlobKind, Digest, Layout
+from p2psync.errors import DamagedError, ModelNotFoundError
 from p2psync.limits import CHUNK_BYTES
 from p2psync.manifest import Blob, Manifest, likeness
 from p2psync.store.locate import locate_installed
@@ -20,18 +21,23 @@ from p2psync.store.values import Snap, Snapped
 
 
 class Snapper:
-    """Snaps the tensors of one publish. ``done`` says what was left out so far."""
+    """Snaps the tensors of one publish. ``done`` says what was left out so far.
+
+    Raises:
+        ModelNotFoundError: a base is not here.
+    """
 
     def __init__(self, opened: OpenHome, bases: Sequence[Digest], snap: Snap) -> None:
         self._opened = opened
         self._snap = snap
-        self._bases = [found for base in bases if (found := opened.manifests.get(base)) is not None]
+        self._bases = [_by_kind(_manifest(opened, base)) for base in bases]
         self.done: list[Snapped] = []
 
     def snap(self, path: str, fd: int, layout: Layout) -> None:
         """Snap what may be snapped in a file of the snapshot, which is open for reading and writing.
 
         Raises:
+            DamagedError: a base changed meanwhile; nothing is published.
             OSError: the disk refused.
         """
         offset = 0
@@ -43,31 +49,32 @@ class Snapper:
             offset += span.length
 
     def _base(self, path: str, name: str, dtype: str, shape: tuple[int, ...]) -> Blob | None:
-        for manifest in self._bases:
-            found = list(_alike(manifest, name, dtype, shape))
+        for known in self._bases:
+            found = known.get((name, dtype, shape))
             if found:
                 return max(found, key=lambda one: likeness(path, one[0]))[1]
         return None
 
     def _snap_tensor(self, path: str, fd: int, offset: int, base: Blob) -> None:
         change = Change()
-        for place, raw, before in self._pairs(fd, offset, base):
-            one = measure(raw, before, base.dtype) if before is not None and len(before) == len(raw) else None
+        for _, raw, before in self._pairs(fd, offset, base):
+            one = measure(raw, before, base.dtype) if before is not None else None
             if one is None:
                 return
             change += one
-            del place
-        if not change.changed:
-            return
         whole = change.relative < self._snap.threshold
+        if not change.changed or not (whole or self._snap.steps):
+            return
         kept = 0
-        if whole or self._snap.steps:
-            for place, raw, before in self._pairs(fd, offset, base):
-                if before is None:
-                    return
-                data, count = (before, 0) if whole else snapped(raw, before, base.dtype, self._snap.steps)
-                kept += count
-                disk.write_at(fd, data, place)
+        for place, raw, before in self._pairs(fd, offset, base):
+            if before is None:
+                # Half of a tensor must not be signed as if somebody had meant it.
+                raise DamagedError(
+                    f"{base.name} of the base changed while {path} was compared with it", hint="p2psync verify --repair"
+                )
+            data, count = (before, 0) if whole else snapped(raw, before, base.dtype, self._snap.steps)
+            kept += count
+            disk.write_at(fd, data, place)
         if whole or kept:
             left = change.changed if whole else kept
             self.done.append(
@@ -91,8 +98,18 @@ class Snapper:
             located.release()
 
 
-def _alike(manifest: Manifest, name: str, dtype: str, shape: tuple[int, ...]) -> Iterator[tuple[str, Blob]]:
+def _by_kind(manifest: Manifest) -> dict[tuple[str, str, tuple[int, ...]], list[tuple[str, Blob]]]:
+    """The tensors of a version, each with the path of its file, by name, dtype and shape."""
+    found: dict[tuple[str, str, tuple[int, ...]], list[tuple[str, Blob]]] = {}
     for file in manifest.files:
         for blob in file.blobs:
-            if blob.kind is BlobKind.TENSOR and (blob.name, blob.dtype, blob.shape) == (name, dtype, shape):
-                yield file.path, blob
+            if blob.kind is BlobKind.TENSOR:
+                found.setdefault((blob.name, blob.dtype, blob.shape), []).append((file.path, blob))
+    return found
+
+
+def _manifest(opened: OpenHome, base: Digest) -> Manifest:
+    found = opened.manifests.get(base)
+    if found is None:
+        raise ModelNotFoundError(f"the base {base} is not in this home", hint="p2psync ls")
+    return found

@@ -25,7 +25,8 @@ with atheris.instrument_imports(include=["p2psync"]):
 def main() -> None:
     """Hand over to libFuzzer, which ends the process."""
     target = TARGETS[sys.argv[1]]
-    atheris.Setup([sys.argv[0], *sys.argv[2:]], target)
+    # To merge a corpus libFuzzer starts itself anew, by the first word.
+    atheris.Setup([f"{sys.executable} -m tests.fuzz.run {sys.argv[1]}", *sys.argv[2:]], target)
     atheris.Fuzz()
 
 

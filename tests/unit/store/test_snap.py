@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from p2psync.content import Digest
-from p2psync.errors import UsageError
+from p2psync.errors import DamagedError, ModelNotFoundError, UsageError
 from p2psync.manifest import Reference, chunk_table
 from p2psync.store import Snap, Store
+from p2psync.store.snap import Snapper
 from tests.integration.test_forms import WEIGHTS, bfloat16, write
 from tests.stores import NAME, manifest_of, publish
 
@@ -94,6 +95,49 @@ def test_an_update_moves_only_what_was_not_snapped(store, tmp_path):
     base = {c.digest for c in chunk_table(store.manifest(store.resolve(Reference(NAME, "base"))[0]))}
     missing = sum(c.length for c in chunk_table(manifest_of(store, version)) if c.digest not in base)
     assert missing == SHAPE[0] * SHAPE[1] * 2
+
+
+def test_files_that_were_published_as_they_are_are_snapped_too(store, tmp_path):
+    """An equal file in the home is no reason to take it as it is."""
+    folder = write(tmp_path / "new", model(1, a=1e-4))
+    publish(store, folder, "plain")
+    assert [one.tensor for one in snap(store, folder, 1e-3).snapped] == ["a"]
+
+
+@pytest.mark.parametrize(("threshold", "steps"), [(1e-3, 0), (1e-9, 1)], ids=["whole", "elements"])
+def test_a_base_that_rots_meanwhile_publishes_nothing(store, tmp_path, monkeypatch, threshold, steps):
+    """Half of a tensor is never signed: between comparing and writing, the base's bytes are proved again."""
+    honest, count = Snapper._read, 0
+
+    def rotten(self, digest):
+        nonlocal count
+        count += 1
+        # Two chunks of the first tensor are compared, the first of them is written.
+        return None if count == 4 else honest(self, digest)
+
+    monkeypatch.setattr(Snapper, "_read", rotten)
+    with pytest.raises(DamagedError, match="changed while"):
+        snap(store, write(tmp_path / "new", model(1, a=1e-4)), threshold, steps)
+    assert [info.tags for info in store.versions()] == [{"base": 1}]
+
+
+def test_a_base_that_is_not_here_is_refused(store, tmp_path):
+    """What is compared with nothing would look as if nothing had been left out."""
+    folder = write(tmp_path / "new", model(1, a=1e-4))
+    absent = Reference(NAME, digest=Digest.of(b"absent"))
+    with pytest.raises(ModelNotFoundError, match="is not in this home"):
+        publish(store, folder, "new", bases=(absent,), snap=Snap(1e-3))
+
+
+def test_the_first_base_that_has_a_tensor_counts(store, tmp_path):
+    """Others are not looked at, however near."""
+    publish(store, write(tmp_path / "near", model(1, a=4e-3)), "near")
+    folder = write(tmp_path / "new", model(1, a=4e-3, b=1e-5))
+    bases = (Reference(NAME, "base"), Reference(NAME, "near"))
+    version = publish(store, folder, "new", bases=bases, snap=Snap(1e-3))
+    assert [one.tensor for one in version.snapped] == ["b"]
+    version = publish(store, folder, "other", bases=bases[::-1], snap=Snap(1e-3))
+    assert [one.tensor for one in version.snapped] == ["b"]
 
 
 @pytest.mark.parametrize("wrong", [{"bases": ()}, {"in_place": True}], ids=["no base", "in place"])
