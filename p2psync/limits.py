@@ -120,6 +120,10 @@ ENCODE_THREADS_MAX: Final = 16
 FORM_TRIES: Final = 4
 # A form is kept only where it saves this share of what would be sent without it.
 FORM_GAIN_MIN: Final = 0.03
+# Encoded chunks that a pull kept are passed on for this long after the last of them came: a version has spread by then.
+PART_KEEP_S: Final = 86_400
+# More of them than this is not proved again when the home is opened, and goes.
+PART_PROVED_BYTES_MAX: Final = GIB
 # Packs are closed at this size, which publishing holds in memory once.
 PACK_TARGET_BYTES: Final = 32 * MIB
 # Room that a pull leaves free beyond what it needs, for the index and for other programs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from p2psync.node.fetch import Version
 from p2psync.node.nodes import read_nodes
 from p2psync.node.sources import SourceSet
 from p2psync.store import Store
-from p2psync.swarm import Plan, plan
+from p2psync.swarm import Inventory, Plan, plan
 from p2psync.transport import Source
 
 Emit = Callable[[dict[str, Any]], None]
@@ -29,13 +29,14 @@ _ROW_BYTES: Final = 41
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is to be fetched, and into which store."""
+    """What is to be fetched, and into which store. ``offered`` says which encoded chunks count, by number."""
 
     store: Store
     root: Digest
     manifest: Manifest
     table: Sequence[Chunk]
     missing: Sequence[Chunk]
+    offered: Callable[[int], bool] = lambda _number: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,13 @@ class ChosenForms:
         return describe_forms(self.sets, self.bases_here, self.plan)
 
 
-async def choose_forms(wish: Wish, sources: SourceSet, link_bytes_per_s: float, emit: Emit) -> ChosenForms:
+async def choose_forms(
+    wish: Wish, sources: SourceSet, link_bytes_per_s: float, emit: Emit, *, offered_only: bool = False
+) -> ChosenForms:
     """Choose in which form each missing chunk is fetched.
+
+    ``offered_only`` asks the sources what they hold now, and counts on nothing else; a pull does not, since what it
+    wants may be on its way to a neighbour.
 
     Where bases are here their deltas are read, and rows of full forms only for what these do not tell: each node of a
     site reads them over the outside link.
@@ -92,6 +98,8 @@ async def choose_forms(wish: Wish, sources: SourceSet, link_bytes_per_s: float, 
     try:
         ready = await sources.open(wish.root)
         await read_nodes(reader, wish.store, sources, ready)
+        if offered_only:
+            wish = replace(wish, offered=await _offered(wish, sources, ready))
         chosen = await asyncio.to_thread(_choose, wish, reader, bases, link_bytes_per_s)
         left = _Left([choice.chunk for choice in chosen.plan.choices if choice.row is None])
         reader.widen(lambda one, first, end: one.kind is SetKind.FULL and left.pays(one, first, end))
@@ -113,6 +121,16 @@ async def _with_full_forms(
     except P2PSyncError as error:
         emit({"event": "forms", "state": "unusable", "reason": str(error)})
         return chosen
+
+
+async def _offered(wish: Wish, sources: SourceSet, ready: Sequence[Source]) -> Callable[[int], bool]:
+    """Whether a source holds an encoded chunk now; one that does not say holds everything."""
+    count = len(wish.table) + wish.manifest.encoded
+    held = await sources.inventories(wish.root, count, ready)
+    if any(bits is None for bits in held.values()):
+        return lambda _number: True
+    known = [Inventory.from_bits(bits, count) for bits in held.values() if bits is not None]
+    return lambda number: any(number in one for one in known)
 
 
 def _any_within(numbers: Sequence[int], first: int, end: int) -> bool:
@@ -140,5 +158,6 @@ def _bases_here(wish: Wish) -> tuple[Digest, ...]:
 
 
 def _choose(wish: Wish, reader: FormsReader, bases: tuple[Digest, ...], link_bytes_per_s: float) -> ChosenForms:
-    chosen: Plan = plan(wish.missing, reader.rows(), lambda row: bases_here(wish.store, row), link_bytes_per_s)
+    rows = [found for found in reader.rows() if wish.offered(found[0])]
+    chosen: Plan = plan(wish.missing, rows, lambda row: bases_here(wish.store, row), link_bytes_per_s)
     return ChosenForms(wish.store, chosen, wish.manifest.encoded, reader.sets, reader.nodes(), bases)

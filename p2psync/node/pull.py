@@ -338,7 +338,8 @@ class Pull:
         table = await asyncio.to_thread(chunk_table, manifest)
         missing = [c for c in table if any(p.file in wanted for p in c.places) and not self._store.has(c.digest)]
         missing_bytes = sum(c.length for c in missing)
-        forms = await self._plan_forms(sources, head, manifest, table, missing)
+        wish = Wish(self._store, head.root, manifest, table, missing)
+        forms = await choose_forms(wish, sources, self._link_bytes_per_s(sources), self._emit, offered_only=True)
         needed = sum(manifest.files[i].size for i in files if i not in here)
         return {
             "reference": reference_of(head),

@@ -1,14 +1,16 @@
 """The encoded chunks of versions, one pack each: those that a publish made, and those that a pull passes on.
 
 A pack that a publish made holds all encoded chunks in the order of their numbers, so the signed rows say where each
-one stands. One that a pull fills holds them as they came, is not synced, and goes when the home is opened again: it is
-for the time in which a version spreads. Whoever gets an encoded chunk proves it, so nothing here is proved twice.
+one stands. One that a pull fills holds them as they came, each behind a record of what it is; it is not synced, so it
+is proved when the home is opened again, and it goes after a day: it is for the time in which a version spreads.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,11 +19,15 @@ from pathlib import Path
 from p2psync import disk
 from p2psync.content import Digest
 from p2psync.errors import NotFoundError, P2PSyncError
+from p2psync.limits import CHUNK_BYTES, PART_KEEP_S, PART_PROVED_BYTES_MAX
 from p2psync.manifest import Encoded, FormsReader, Manifest, chunk_count
 from p2psync.store.descriptors import Descriptors
 from p2psync.store.home import READ_FLAGS, Home, Identity, disk_errors
 from p2psync.store.locate import Located
 from p2psync.store.manifests import Manifests
+
+# Before each encoded chunk that a pull kept: its number, its length, its digest.
+_RECORD = struct.Struct("<II32s")
 
 
 @dataclass
@@ -47,12 +53,13 @@ class EncodedPacks:
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def open(self, *, write: bool) -> None:
-        """Find the packs of the home. What pulls passed on before is removed by the owner."""
+        """Find the packs of the home. What pulls kept is taken up again by the owner while it is young."""
         with suppress(FileNotFoundError, NotADirectoryError):
             for name in sorted(os.listdir(self.home.forms)):
                 path = self.home.forms / name
                 if name.endswith(".part") and write:
-                    disk.unlink(path)
+                    if not self._resume(path):
+                        disk.unlink(path)
                 elif name.endswith(".pack") and write and not (self.home.manifests / f"{path.stem}.nodes").exists():
                     # A publish was cut short between its pack and its nodes.
                     disk.unlink(path)
@@ -73,6 +80,33 @@ class EncodedPacks:
                 pack.size += row.length
             if pack.identity is not None and pack.identity.size == pack.size:
                 self._enter(root, pack)
+
+    def _resume(self, path: Path) -> bool:
+        """Enter what a pull kept, as far as it proves. False where it is of no use any more.
+
+        Nothing of it was synced, and whoever gives out what does not prove loses its name with others.
+        """
+        with suppress(ValueError, OSError):
+            root = Digest(bytes.fromhex(path.stem))
+            facts = os.stat(path)
+            if time.time() - facts.st_mtime > PART_KEEP_S or facts.st_size > PART_PROVED_BYTES_MAX:
+                return False
+            if self.manifests.get(root) is None:
+                return False
+            pack = _Pack(path)
+            with open(path, "rb") as file:
+                while len(head := file.read(_RECORD.size)) == _RECORD.size:
+                    number, length, name = _RECORD.unpack(head)
+                    data = file.read(min(length, CHUNK_BYTES))
+                    digest = Digest(name)
+                    if len(data) != length or Digest.of(data) != digest:
+                        break
+                    pack.places[number] = pack.size + _RECORD.size, length
+                    pack.numbers[digest] = number
+                    pack.size += _RECORD.size + length
+            self._enter(root, pack)
+            return bool(pack.places)
+        return False
 
     def _enter(self, root: Digest, pack: _Pack) -> None:
         with self._lock:
@@ -127,15 +161,16 @@ class EncodedPacks:
                 disk.make_folder(self.home.forms)
                 fd = os.open(pack.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
                 try:
-                    disk.write_at(fd, data, pack.size)
+                    disk.write_at(fd, _RECORD.pack(number, row.length, row.digest), pack.size)
+                    disk.write_at(fd, data, pack.size + _RECORD.size)
                 finally:
                     os.close(fd)
             except OSError:
                 # Passing on is a favour: a full disk ends it, not the pull.
                 return False
-            pack.places[number] = pack.size, row.length
+            pack.places[number] = pack.size + _RECORD.size, row.length
             pack.numbers[row.digest] = number
-            pack.size += row.length
+            pack.size += _RECORD.size + row.length
             self._packs[root] = pack
             self._by_digest[row.digest] = root, number
             return True

@@ -117,21 +117,6 @@ def test_a_node_passes_on_what_it_decoded(publisher: Publisher, versions: list[P
     assert passed["wire"]["wan"] == 0
 
 
-def test_a_peer_that_has_only_the_chunks_is_enough(publisher: Publisher, versions: list[Path], tmp_path: Path) -> None:
-    """After a restart a node no longer has the encoded chunks that it passed on; it gives the chunks themselves."""
-    publisher.publish(versions[0], "acme/model:v1")
-    first, second = (publisher.node(tmp_path / name) for name in ("first", "second"))
-    with serve(publisher.home) as seed:
-        for node in (first, second):
-            node.pull("acme/model:v1", "--from", seed.url)
-        publisher.publish(versions[1], "acme/model:v2", "--base", "acme/model:v1")
-        first.pull("acme/model:v2", "--from", seed.url)
-    with serve(first) as peer:
-        passed = second.pull("acme/model:v2", "--peer", peer.address)
-    assert bytes_of(passed) == (versions[1] / WEIGHTS).read_bytes()
-    assert passed["bytes"]["lan"] > 0.99 * passed["bytes"]["total"]
-
-
 def test_an_origin_tree_holds_the_forms_too(publisher: Publisher, versions: list[Path], tmp_path: Path) -> None:
     """Plain files serve an update as well as a seed does."""
     tree = tmp_path / "tree"
@@ -168,6 +153,42 @@ def test_a_base_that_rotted_is_found_and_its_chunks_come_as_they_are(
     assert (
         updated["bytes"]["total"] == updated["bytes"]["patched"] + updated["bytes"]["wan"] + updated["bytes"]["reused"]
     )
+
+
+def test_a_node_that_serves_only_later_passes_on_what_it_decoded(
+    publisher: Publisher, versions: list[Path], tmp_path: Path
+) -> None:
+    """It pulled by itself and serves then: the next node moves deltas, as pull -n foretells."""
+    publisher.publish(versions[0], "acme/model:v1")
+    publisher.publish(versions[1], "acme/model:v2", "--base", "acme/model:v1")
+    first, second = (publisher.node(tmp_path / name) for name in ("first", "second"))
+    with serve(publisher.home) as seed:
+        second.pull("acme/model:v1", "--from", seed.url)
+        for version in ("v1", "v2"):
+            first.pull(f"acme/model:{version}", "--from", seed.url)
+    with serve(first) as peer:
+        planned = second.json("pull", "acme/model:v2", "--peer", peer.url, "-n")
+        updated = second.pull("acme/model:v2", "--peer", peer.url)
+    assert bytes_of(updated) == (versions[1] / WEIGHTS).read_bytes()
+    assert updated["bytes"]["patched"] > 0.9 * updated["bytes"]["total"]
+    assert planned["wire"]["bytes"] <= updated["wire"]["lan"] <= 1.1 * planned["wire"]["bytes"] + 8192
+
+
+def test_a_pull_foretells_what_its_sources_hold(publisher: Publisher, versions: list[Path], tmp_path: Path) -> None:
+    """A peer that has the chunks alone is not counted on for deltas."""
+    publisher.publish(versions[0], "acme/model:v1")
+    publisher.publish(versions[1], "acme/model:v2", "--base", "acme/model:v1")
+    first, second = (publisher.node(tmp_path / name) for name in ("first", "second"))
+    with serve(publisher.home) as seed:
+        second.pull("acme/model:v1", "--from", seed.url)
+        first.pull("acme/model:v2", "--from", seed.url)
+    for part in (first.path / "forms").glob("*.part"):
+        part.unlink()
+    with serve(first) as peer:
+        planned = second.json("pull", "acme/model:v2", "--peer", peer.url, "-n")
+        updated = second.pull("acme/model:v2", "--peer", peer.url)
+    assert updated["bytes"]["patched"] == planned["bytes"]["patched"] == 0
+    assert planned["wire"]["bytes"] <= updated["wire"]["lan"] <= 1.1 * planned["wire"]["bytes"] + 8192
 
 
 def test_a_base_that_is_removed_meanwhile_costs_no_more_than_the_full_form(

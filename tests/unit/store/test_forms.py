@@ -1,15 +1,17 @@
 """What a publish encodes: what pays, in the order of the rows, and nothing of what has nothing in common."""
 
+import os
+
 import numpy as np
 import pytest
 
 from p2psync import codec
 from p2psync.content import Digest
-from p2psync.limits import FORM_TRIES, MIB
+from p2psync.limits import FORM_TRIES, MIB, PART_KEEP_S
 from p2psync.manifest import Reference, SetKind, chunk_table
 from p2psync.store import Store
 from tests.integration.test_forms import bfloat16, write
-from tests.stores import NAME, publish
+from tests.stores import NAME, feed, publish
 
 ELEMENTS = 6 * MIB // 2
 
@@ -132,6 +134,68 @@ def test_a_home_that_is_opened_again_still_has_them(based, tmp_path):
     pack.write_bytes(pack.read_bytes() + b"x")
     with Store.open(based.home) as again:
         assert all(again.locate(digest) is None for digest in digests)
+
+
+@pytest.fixture
+def passed_on(based, tmp_path):
+    """A node that pulled a version, kept three of its encoded chunks, and was closed; with the rows that it kept."""
+    version = publish(based, write(tmp_path / "tuned", weights(1, 3e-5)), "tuned", bases=(Reference(NAME, "base"),))
+    kept = rows(based, version)[:3]
+    with Store.open(tmp_path / "node") as node:
+        incoming = node.begin(NAME, based.manifest(version.root), based.tree(version.root), {0}, version.envelope)
+        feed(based, incoming)
+        incoming.install()
+        for number, _, row in kept:
+            located = based.locate(row.digest)
+            assert node.keep_encoded(version.root, number, row, located.read())
+            located.release()
+    return tmp_path / "node", version, [row for _, _, row in kept]
+
+
+def given_out(home, found):
+    """Which of some encoded chunks a home that is opened anew gives out, proved."""
+    with Store.open(home) as node:
+        given = []
+        for row in found:
+            located = node.locate(row.digest)
+            if located is not None:
+                given.append(Digest.of(located.read()) == row.digest)
+                located.release()
+    return given
+
+
+def test_what_a_pull_kept_is_passed_on_after_a_restart(passed_on):
+    """A node that pulls by itself and serves later is as good a neighbour as one that served meanwhile."""
+    home, _, kept = passed_on
+    assert given_out(home, kept) == [True] * 3
+    assert given_out(home, kept) == [True] * 3
+
+
+def test_what_a_pull_kept_is_passed_on_as_far_as_it_proves(passed_on):
+    """Nothing of it was synced: from the first record that is not whole on, it is forgotten."""
+    home, version, kept = passed_on
+    part = home / "forms" / f"{version.root.hex()}.part"
+    data = bytearray(part.read_bytes())
+    data[40 + kept[0].length + 40 + 5] ^= 1
+    part.write_bytes(data)
+    assert given_out(home, kept) == [True]
+    part.write_bytes(data[: 40 + kept[0].length - 1])
+    assert given_out(home, kept) == []
+    assert not part.exists()
+
+
+def test_what_a_pull_kept_goes_after_a_day_and_with_its_version(passed_on):
+    """A version has spread by then; and of one that is not here nothing is given out."""
+    home, version, kept = passed_on
+    part = home / "forms" / f"{version.root.hex()}.part"
+    old = part.stat().st_mtime - PART_KEEP_S - 60
+    os.utime(part, (old, old))
+    assert given_out(home, kept) == []
+    assert not part.exists()
+    part.write_bytes(b"x" * 100)
+    (home / "manifests" / f"{version.root.hex()}.nodes").unlink()
+    assert given_out(home, kept) == []
+    assert not part.exists()
 
 
 def test_the_same_files_give_the_same_version_whatever_the_threads_do(based, tmp_path):
