@@ -5,8 +5,9 @@ usage: tools/mutate.py [--find] [--only TEXT] [--jobs N]
 
 The checks are those that tools/checks_in_source.py finds: every `if` that only refuses, in the rooms that read from
 outside. docs/mutations.json names a test for each. Without ``--find`` those tests run, each with its check switched
-off, and one that passes is a survivor: exit 1. ``--find`` makes the list anew: the tests run once with checks that say
-when they refuse, so that it is known which test reaches which check, and then each is tried.
+off, and one that passes is a survivor: exit 1. ``--find`` makes the list
+anew, or with ``--only`` a part of it: the tests run once with checks that say when they refuse, so that it is known
+which test reaches which check, and then each is tried.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +35,7 @@ LIST: Final = environment.ROOT / "docs" / "mutations.json"
 _TESTS: Final = ("tests/unit", "tests/adversarial", "tests/contract")
 _LIMIT_S: Final = 60.0
 _TRIES: Final = 4
+_FAILED: Final = re.compile(r"\b[1-9][0-9]* failed\b")
 _COPIED: Final = ("p2psync", "tests", "tools", "examples", "requirements", "docs", "pyproject.toml", "README.md")
 _LOG: Final = """
 import os
@@ -86,7 +89,8 @@ class Copy:
             code, said = self.pytest("-x", "--timeout", str(int(_LIMIT_S)), test, limit_s=_LIMIT_S + 30)
         finally:
             path.write_text(text)
-        return code == 124 or (code == 1 and "failed" in said)
+        last = said.rstrip().rpartition("\n")[2]
+        return code == 124 or (code == 1 and _FAILED.search(last) is not None and "error" not in last)
 
 
 def reached(found: Sequence[Check], room: Path) -> dict[int, list[str]]:
@@ -147,6 +151,25 @@ def run(found: Sequence[Check], tests: dict[str, Sequence[str]], jobs: int) -> l
     return outcomes
 
 
+def sound(outcomes: Sequence[Outcome]) -> bool:
+    """Whether the tests that notice pass as long as nothing is switched off."""
+    tests = sorted({outcome.test for outcome in outcomes if outcome.test})
+    with tempfile.TemporaryDirectory() as room:
+        copy = Copy(Path(room))
+        code, said = copy.pytest("--numprocesses", str(os.cpu_count() or 1), *tests) if tests else (0, "")
+    if code:
+        print(f"these tests fail anyhow:\n{said[-3000:]}", flush=True)
+    return code == 0
+
+
+def _write(outcomes: Sequence[Outcome]) -> None:
+    """Put outcomes into the list, in the order of the source; what is no check any more goes."""
+    known = {entry["check"]: entry for entry in json.loads(LIST.read_text())["checks"]} if LIST.exists() else {}
+    known |= {outcome.check: asdict(outcome) for outcome in outcomes}
+    order = [check.id for check in checks(environment.ROOT)]
+    LIST.write_text(json.dumps({"checks": [known[name] for name in order if name in known]}, indent=1) + "\n")
+
+
 def main() -> int:
     """Returns 1 where a check of the list can be switched off unnoticed."""
     parser = argparse.ArgumentParser(description="Prove that each check matters.")
@@ -161,13 +184,20 @@ def main() -> int:
             hits = reached(found, Path(room))
         tests: dict[str, Sequence[str]] = {check.id: hits.get(number, []) for number, check in enumerate(found)}
     else:
-        tests = {entry["check"]: [entry["test"]] for entry in json.loads(LIST.read_text())["checks"] if entry["test"]}
+        listed = [entry for entry in json.loads(LIST.read_text())["checks"] if arguments.only in entry["check"]]
+        strange = sorted({check.id for check in found} ^ {entry["check"] for entry in listed})
+        if strange:
+            print("the list is not of this source; run it with --find:", *strange, sep="\n  ")
+            return 1
+        tests = {entry["check"]: [entry["test"]] for entry in listed if entry["test"]}
         found = [check for check in found if check.id in tests]
     outcomes = run(found, tests, arguments.jobs)
     killed = sum(bool(outcome.test) for outcome in outcomes)
     print(f"{killed} of {len(outcomes)} checks are noticed when they are off")
-    if arguments.find and not arguments.only:
-        LIST.write_text(json.dumps({"checks": [asdict(outcome) for outcome in outcomes]}, indent=1) + "\n")
+    if not sound(outcomes):
+        return 1
+    if arguments.find:
+        _write(outcomes)
         return 0
     return 0 if killed == len(outcomes) else 1
 

@@ -27,4 +27,4 @@ def test_slow_tests_are_called_slow():
         source = (environment.ROOT / file).read_text()
         before = source[: re.search(rf"^(?:async )?def {function}\(", source, re.MULTILINE).start()]
         marks = before[before.rstrip().rfind("\n\n") :]
-        assert ("mark.slow" in marks) == bool(mark), f"{file}::{function}"
+        assert ("@pytest.mark.slow" in marks) == bool(mark), f"{file}::{function}"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from p2psync.content import BlobKind, Digest, FileFormat, file_layout, grid_lengths
 from p2psync.content.tensors import DTYPE_BITS
 from p2psync.errors import MalformedError
-from p2psync.limits import READ_AHEAD_BYTES, TENSOR_HEADER_BYTES_MAX, TENSORS_PER_FILE_MAX
+from p2psync.limits import READ_AHEAD_BYTES, TENSOR_HEADER_BYTES_MAX, TENSOR_METADATA_MAX, TENSORS_PER_FILE_MAX
 
 UNICODE = st.text(st.characters(codec="utf-8"), max_size=5)
 ONE = b'{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'
@@ -285,6 +285,28 @@ def test_the_largest_number_of_tensors():
     assert len(layout(many(TENSORS_PER_FILE_MAX)).spans) == 1 + TENSORS_PER_FILE_MAX
     with pytest.raises(MalformedError, match="more than 65536 tensors"):
         layout(many(TENSORS_PER_FILE_MAX + 1))
+
+
+def test_a_header_over_the_cap_is_not_read():
+    """A file that really is that large costs nothing but its first bytes."""
+    declared = TENSOR_HEADER_BYTES_MAX + 1
+    asked = []
+
+    def read_at(offset, length):
+        asked.append(length)
+        return struct.pack("<Q", declared)[offset : offset + length].ljust(length, b" ")
+
+    with pytest.raises(MalformedError, match="at most"):
+        file_layout("x.safetensors", declared + 8, read_at)
+    assert sum(asked) < 1 << 20
+
+
+def test_the_largest_number_of_metadata_values():
+    """As many as the cap are read, one more is refused."""
+    values = ",".join(f'"{n}":"v"' for n in range(TENSOR_METADATA_MAX))
+    assert layout(framed(f'{{"__metadata__":{{{values}}}}}'.encode())).spans
+    with pytest.raises(MalformedError, match="more than 65536 metadata values"):
+        layout(framed(f'{{"__metadata__":{{{values},"x":"v"}}}}'.encode()))
 
 
 def test_only_the_header_is_read():

@@ -188,3 +188,15 @@ def test_a_node_with_other_rows_than_its_set_says_is_refused():
         list(reader.rows())
     assert len(digests) == 32
     assert count == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "bases"),
+    [(SetKind.FULL, None, (Piece(BASE),)), (SetKind.DELTA, BASE, ())],
+    ids=["a full form with a base", "a delta without one"],
+)
+def test_rows_need_what_the_kind_of_their_set_says(kind, base, bases):
+    """Or a reader would ask for a base that nobody planned, or decode without one."""
+    nodes, top, count = build_forms([(kind, base, RAW, rows_of([1, 2], bases=bases))])
+    with pytest.raises(MalformedError, match="other bases than its kind says"):
+        list(read(nodes, top, count).rows())
