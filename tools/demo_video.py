@@ -49,16 +49,21 @@ def make(home: command.Home, reference: str, out: Path) -> tuple[command.Answer,
 def look(frames: Path) -> tuple[str, ...]:
     """Colour, shape and direction of the one object that a clip shows, judged from its frames; else what is amiss."""
     _find_examples()
+    import av
     import numpy as np
-    from PIL import Image
     from wan_tiny import judge, world
 
-    clip = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in sorted(frames.glob("*.png"))])
+    clip = np.stack([_picture(av, path) for path in sorted(frames.glob("*.png"))])
     objects: Any = judge.look(clip).objects
     if len(objects) != 1 or objects[0].shape is None or objects[0].direction is None:
         return (f"{len(objects)} objects",)
     (one,) = objects
     return world.COLOURS[one.colour], world.SHAPES[one.shape], world.DIRECTIONS[one.direction]
+
+
+def _picture(library: Any, path: Path) -> Any:
+    with library.open(str(path)) as file:
+        return next(file.decode(video=0)).to_ndarray(format="rgb24")
 
 
 def _find_examples() -> None:
