@@ -83,9 +83,7 @@ def _halve(path: Path) -> None:
     """Keep the newer half, from the start of a line."""
     data = path.read_bytes()
     kept = data[len(data) // 2 :]
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(kept[kept.find(b"\n") + 1 :])
-    disk.replace(part, path)
+    disk.write_durably(path, kept[kept.find(b"\n") + 1 :], mode=0o600)
 
 
 @contextmanager

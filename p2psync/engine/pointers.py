@@ -101,7 +101,6 @@ class Pointers:
         with Outgoing(self._directory / name) as out, writing(out.path):
             out.file.write(text)
             out.keep()
-            disk.sync_folder(self._directory)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +51,9 @@ class Outgoing:
             disk.sync(self.file.fileno())
             self.file.close()
             disk.replace(self._part, self.path)
+            # A folder that may be written and not read holds the file all the same.
+            with suppress(PermissionError):
+                disk.sync_folder(self.path.parent)
 
     def __enter__(self) -> Self:
         return self
