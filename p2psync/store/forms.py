@@ -18,7 +18,7 @@ from p2psync import codec, disk
 from p2psync.content import BlobKind, Digest
 from p2psync.limits import ENCODE_CHUNKS_MAX, ENCODE_THREADS_MAX, FORM_GAIN_MIN, FORM_TRIES
 from p2psync.manifest import Blob, Chunk, Encoded, Manifest, Piece, SetKind, build_forms, chunk_table, match_tensors
-from p2psync.store.locate import locate_installed
+from p2psync.store.locate import read_installed
 from p2psync.store.opened import OpenHome
 from p2psync.store.residuals import Residual, residuals
 from p2psync.store.values import Meter, Progress
@@ -214,20 +214,8 @@ class _Encoding:
         return raw if Digest.of(raw) == chunk.digest else None
 
     def _delta(self, job: _Job, raw: bytes) -> bytes | None:
-        before = _installed(self._opened, job.base) if job.base is not None else None
+        before = read_installed(self._opened, job.base) if job.base is not None else None
         return codec.encode_delta(raw, before, job.dtype) if before is not None else None
-
-
-def _installed(opened: OpenHome, digest: Digest) -> bytes | None:
-    """The bytes of a chunk of a base, proved: a delta from rotten bytes would fit nobody's."""
-    located = locate_installed(opened, digest)
-    if located is None:
-        return None
-    try:
-        data = located.read()
-        return data if Digest.of(data) == digest else None
-    finally:
-        located.release()
 
 
 def _blobs(manifest: Manifest) -> Iterator[Blob]:

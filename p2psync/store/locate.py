@@ -96,6 +96,21 @@ def locate_installed(opened: OpenHome, digest: Digest) -> Located | None:
     return None
 
 
+def read_installed(opened: OpenHome, digest: Digest) -> bytes | None:
+    """The bytes of a chunk that an installed version has, proved; None where none has it whole.
+
+    What is made of a base must be made of its true bytes: a delta from rotten ones would fit nobody's.
+    """
+    located = locate_installed(opened, digest)
+    if located is None:
+        return None
+    try:
+        data = located.read()
+        return data if Digest.of(data) == digest else None
+    finally:
+        located.release()
+
+
 def inventory(opened: OpenHome, root: Digest) -> bytes | None:
     """Which chunks of a version are here: a bit each, in the order of their numbers, lowest first.
 

@@ -15,7 +15,7 @@ from p2psync.content import BlobKind, Digest, Layout
 from p2psync.errors import DamagedError, ModelNotFoundError
 from p2psync.limits import CHUNK_BYTES
 from p2psync.manifest import Blob, Manifest, likeness
-from p2psync.store.locate import locate_installed
+from p2psync.store.locate import read_installed
 from p2psync.store.opened import OpenHome
 from p2psync.store.values import Snap, Snapped
 
@@ -88,14 +88,7 @@ class Snapper:
             yield place, os.pread(fd, length, place), self._read(digest)
 
     def _read(self, digest: Digest) -> bytes | None:
-        located = locate_installed(self._opened, digest)
-        if located is None:
-            return None
-        try:
-            data = located.read()
-            return data if Digest.of(data) == digest else None
-        finally:
-            located.release()
+        return read_installed(self._opened, digest)
 
 
 def _by_kind(manifest: Manifest) -> dict[tuple[str, str, tuple[int, ...]], list[tuple[str, Blob]]]:
