@@ -183,6 +183,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as room:
             hits = reached(found, Path(room))
         tests: dict[str, Sequence[str]] = {check.id: hits.get(number, []) for number, check in enumerate(found)}
+    elif not LIST.exists():
+        parser.error(f"{LIST.relative_to(environment.ROOT)} is not there; make it with --find")
     else:
         listed = [entry for entry in json.loads(LIST.read_text())["checks"] if arguments.only in entry["check"]]
         strange = sorted({check.id for check in found} ^ {entry["check"] for entry in listed})

@@ -229,7 +229,7 @@ def fail_each_step(operation: Operation, shop: Shop, home: Path, fault_of: Calla
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 def test_a_failed_sync_is_never_repeated_as_a_success(operation: Operation, shop: Shop, tmp_path: Path) -> None:
-    """After a sync that failed, nothing that it was for is named: no rename, link or sync of that file follows."""
+    """A sync that failed ends the operation, and the same descriptor is not synced again."""
     home = tmp_path / "home"
     total = attempt(operation, shop, home, 0, "broken")[0].count
     syncs = 0
