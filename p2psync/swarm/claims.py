@@ -49,12 +49,17 @@ class Mine:
             self.received, self.rose_s = received, now_s
 
 
+def _is_live(held: Held, now_s: float) -> bool:
+    return now_s - held.rose_s <= CLAIM_LEASE_S
+
+
 class Claims:
     """The claims on one version's chunks. Every node applies the same rules to what it hears.
 
     A lease ends when its holder leaves or has received nothing new for ``CLAIM_LEASE_S``; an expired claim stops
     nobody, however often its holder tells it again, until its bytes rise. Counted in received bytes, not in finished
-    ranges: a slow link has ranges that take longer than a lease.
+    ranges: a slow link has ranges that take longer than a lease. The claim that lost is remembered: its holder may
+    never hear of the winner, and goes on where the winner fails.
     """
 
     def __init__(self, me: str, keys: Keys, salt: Callable[[str], int]) -> None:
@@ -63,6 +68,7 @@ class Claims:
         self._salt = salt
         self.mine: dict[int, Mine] = {}
         self.others: dict[int, Held] = {}
+        self._behind: dict[int, Held] = {}  # who brings a chunk if the one in ``others`` does not
         self._lapsed: dict[int, dict[str, _Lapse]] = {}  # by chunk and holder
 
     def claim(self, index: int, now_s: float, *, again: bool = False) -> None:
@@ -70,21 +76,20 @@ class Claims:
         self.mine[index] = Mine(now_s, again, now_s)
         if not again:
             self.others.pop(index, None)
+            self._behind.pop(index, None)
 
     def taken(self, index: int, now_s: float) -> bool:
         """Whether another node is fetching the chunk and its lease runs."""
-        held = self.others.get(index)
-        return held is not None and now_s - held.rose_s <= CLAIM_LEASE_S
+        return any(
+            held is not None and _is_live(held, now_s) for held in (self.others.get(index), self._behind.get(index))
+        )
 
     def hear(self, told: Held, index: int, *, again: bool = False) -> bool:
         """Another node claims a chunk, or says again that it does. Returns whether this node's own claim loses by that.
 
         Third parties settle two live claims by the same rule: one that takes the newest for granted trusts the loser.
         """
-        held = self.others.get(index)
-        if held is not None and held.holder == told.holder:
-            if told.received > held.received:
-                held.received, held.rose_s = told.received, told.rose_s
+        if self._again_from_holder(told, index):
             return False
         if self._is_stale(told, index):
             return False
@@ -98,37 +103,78 @@ class Claims:
             if live and self._wins(self._me, mine.since_s, told, index):
                 return False
             del self.mine[index]
-        live = held is not None and told.rose_s - held.rose_s <= CLAIM_LEASE_S
-        if held is None or not (live and (again or self._wins(held.holder, held.since_s, told, index))):
-            self.others[index] = told
+        self._settle(told, index, again=again)
         return mine is not None
+
+    def _again_from_holder(self, told: Held, index: int) -> bool:
+        held = self.others.get(index)
+        if held is None or held.holder != told.holder:
+            return False
+        if told.received > held.received:
+            held.received, held.rose_s = told.received, told.rose_s
+        return True
+
+    def _settle(self, told: Held, index: int, *, again: bool) -> None:
+        # Who takes over from a claim whose lease is over must not spare it the record of that.
+        while (held := self.others.get(index)) is not None and not _is_live(held, told.rose_s):
+            self._lapse(index)
+        if self._again_from_holder(told, index):
+            return
+        if held is None:
+            self.others[index] = told
+        elif not again and not self._wins(held.holder, held.since_s, told, index):
+            self.others[index], self._behind[index] = told, held
+        elif not again:
+            self._follow(told, index)
+
+    def _follow(self, told: Held, index: int) -> None:
+        behind = self._behind.get(index)
+        if behind is None or behind.holder != told.holder or told.received > behind.received:
+            self._behind[index] = told
 
     def end(self, indexes: Iterable[int], holder: str) -> list[int]:
         """Claims that ``holder`` gives up. Returns the chunks that it held."""
         ended = []
         for index in indexes:
             self._forgive(index, holder)
+            behind = self._behind.get(index)
+            if behind is not None and behind.holder == holder:
+                del self._behind[index]
             held = self.others.get(index)
-            if held is not None and held.holder == holder:
-                del self.others[index]
+            if held is not None and held.holder == holder and not self._succeeded(index):
                 ended.append(index)
         return ended
+
+    def _succeeded(self, index: int) -> bool:
+        """End the claim on a chunk. Returns whether another that is known takes its place; its lease may be over."""
+        held, behind = self.others.pop(index), self._behind.pop(index, None)
+        if behind is None or held.holder == behind.holder:
+            return False
+        self.others[index] = behind
+        return True
 
     def leave(self, holder: str) -> list[int]:
         """A node is gone, and with it all that it promised. Returns the chunks that are free again."""
         for index in [index for index, lapsed in self._lapsed.items() if holder in lapsed]:
             self._forgive(index, holder)
+        for index in [index for index, behind in self._behind.items() if behind.holder == holder]:
+            del self._behind[index]
         return self.end([index for index, held in self.others.items() if held.holder == holder], holder)
 
     def expire(self, now_s: float) -> list[int]:
         """Set aside claims whose lease has ended. Returns the chunks that are free again."""
-        ended = [index for index in self.others if not self.taken(index, now_s)]
+        ended = [index for index, held in self.others.items() if not _is_live(held, now_s)]
         for index in ended:
-            held = self.others.pop(index)
-            lapsed = self._lapsed.setdefault(index, {})
-            times = lapsed[held.holder].times + 1 if held.holder in lapsed else 1
-            lapsed[held.holder] = _Lapse(held.since_s, held.received, times)
-        return ended
+            self._lapse(index)
+        return [index for index in ended if not self.taken(index, now_s)]
+
+    def _lapse(self, index: int) -> None:
+        """The lease of the claim on a chunk is over: remember that, and turn to who else brings it."""
+        held = self.others[index]
+        lapsed = self._lapsed.setdefault(index, {})
+        times = lapsed[held.holder].times + 1 if held.holder in lapsed else 1
+        lapsed[held.holder] = _Lapse(held.since_s, held.received, times)
+        self._succeeded(index)
 
     def _is_stale(self, told: Held, index: int) -> bool:
         """Whether a claim is one that has lapsed, told again, or one too many of a node that never brings the chunk."""

@@ -119,8 +119,8 @@ class Company:
         return all(p.answered or now_s - p.met_s > FIRST_CLAIM_WAIT_S for p in self.peers.values())
 
     def helps_outside(self) -> bool:
-        """Whether another node that takes part reaches a source outside."""
-        return any(p.wants and p.outside for p in self.peers.values())
+        """Whether another node that takes part reaches a source outside, as far as its word counts."""
+        return any(p.wants and p.outside and p.rescued <= _RESCUED_MAX for p in self.peers.values())
 
     def choose(self, connections: int, now_s: float) -> bool:
         """Settle who fetches from outside. Returns whether it is others than before."""

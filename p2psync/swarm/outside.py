@@ -43,9 +43,9 @@ class Outside:
         self._thin: set[str] = set()
         self._seen: dict[str, int] = {}
         self._judged_s = float("-inf")
-        self._news_s = float("inf")  # when bytes last came, from wherever
-        self._brought = self._brought_near = -1
-        self._near_s = float("inf")  # when bytes last came from a peer
+        self._brought: dict[str, int] = {}
+        self._news_s = float("inf")  # when bytes last came, from whoever may be counted on
+        self._near_s = float("inf")  # the same, from peers
         self.free = self._far.free
         self.free_all = self._far.free_all
         self.requeue = self._far.requeue
@@ -53,8 +53,12 @@ class Outside:
         self.rank_anew = self._far.rank_anew
 
     def brings(self, index: int) -> bool:
-        """Whether the chunk is coming in parts."""
+        """Whether the chunk is coming in parts, or was."""
         return index in self._parts
+
+    def works_on(self, index: int) -> bool:
+        """Whether the chunk is coming in parts, and they were not put aside."""
+        return self._parts.is_open(index)
 
     def expects(self, part: Part) -> bool:
         """Whether a range is still wanted: its chunk was not given up since it was asked for."""
@@ -69,7 +73,7 @@ class Outside:
             return None
         part = self._parts.next(name, part_bytes(self._left_bytes(), state.connections), now_s)
         if part is None and (state.company.fetchers.get(state.company.me) or self._helps_itself(now_s)):
-            ask = self._new_chunks(name, source, now_s)
+            ask = self._new_chunks(name, source, now_s) or self._left_to_trial(name, source, now_s)
             if ask is not None:
                 return ask
         if part is None:
@@ -95,6 +99,22 @@ class Outside:
         if whole or len(batch) > 1:
             return self._state.ask(name, batch, None, now_s)
         return self._first(name, batch[0], now_s)
+
+    def _left_to_trial(self, name: str, source: Source, now_s: float) -> Ask | None:
+        """Claim a chunk that one peer on trial is asked for, and nobody else.
+
+        Silent peers that say that they hold a chunk would otherwise take turns with it for ever.
+        """
+        state = self._state
+        for peer, record in state.sources.items():
+            for ask in () if record.outside or record.fit else state.requests.of(peer):
+                for index in ask.left:
+                    claimed = state.company.claims.taken(index, now_s) or index in state.company.claims.mine
+                    alone = len(state.requests.askers(index)) == 1 and not claimed and not self._on_lan(index)
+                    if alone and index in state.missing and source.has(index):
+                        self._claim([state.missing[index]], now_s)
+                        return self._first(name, state.missing[index], now_s)
+        return None
 
     def _first(self, name: str, chunk: Chunk, now_s: float) -> Ask:
         """Begin a chunk: in parts, unless it is small."""
@@ -239,12 +259,7 @@ class Outside:
         if span_s < _JUDGE_S:
             return
         self._judged_s = now_s
-        brought = sum(self._state.requests.brought(name) for name in self._state.sources)
-        if brought != self._brought:
-            self._brought, self._news_s = brought, now_s
-        near = sum(self._state.requests.brought(name) for name, s in self._state.sources.items() if not s.outside)
-        if near != self._brought_near:
-            self._brought_near, self._near_s = near, now_s
+        self._look_for_news(now_s)
         for name, source in self._state.sources.items():
             if source.outside:
                 brought = self._state.requests.brought(name)
@@ -254,6 +269,17 @@ class Outside:
                 )
                 (self._thin.add if slow else self._thin.discard)(name)
                 self._seen[name] = brought
+
+    def _look_for_news(self, now_s: float) -> None:
+        """Note when bytes last came. Those of a source that trickles, or breaks off each chunk, are no news."""
+        if self._news_s == float("inf"):
+            self._news_s = self._near_s = now_s
+        before, self._brought = self._brought, {}
+        for name, source in self._state.sources.items():
+            brought = self._brought[name] = self._state.requests.brought(name)
+            if brought > before.get(name, 0) and source.fit:
+                self._news_s = now_s
+                self._near_s = self._near_s if source.outside else now_s
 
     def jobs(self, now_s: float) -> list[Job]:
         """This node's claims, and how much of each is here."""

@@ -63,6 +63,11 @@ class Parts:
     def __contains__(self, index: int) -> bool:
         return index in self._open
 
+    def is_open(self, index: int) -> bool:
+        """Whether a chunk is under way, not parked."""
+        entry = self._open.get(index)
+        return entry is not None and not entry.parked
+
     def open(self, chunk: Chunk, source: str) -> None:
         """Begin to bring a chunk from a source, or go on where it was parked."""
         entry = self._open.get(chunk.index)

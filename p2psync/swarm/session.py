@@ -292,7 +292,8 @@ class Session:
         for index in indexes:
             if self._lan.holds(index):
                 self._outside.drop(index)
-                self.company.claims.mine.pop(index, None)
+                if self.company.claims.mine.pop(index, None) is not None:
+                    self._voice.release([index])
                 self._requeue([index])
 
     def _greet(self, node: str, now_s: float, *, answer: bool) -> None:
@@ -391,7 +392,7 @@ class Session:
             if not record.outside:
                 self._lan.withdraw(gone)
             if ask.part is None:
-                self._back([i for i in ask.left if i in self._state.missing and not self._requests.askers(i)])
+                self._broke([i for i in ask.left if i in self._state.missing and not self._requests.askers(i)])
             elif self._outside.failed(ask.part, record, fault):
                 self._give_up(ask.part.index, keep=fault is Fault.BROKEN and not record.banned)
         if record.banned:
@@ -402,6 +403,14 @@ class Session:
             self._requests.stop(self._requests.of(ask.source))
         if record.banned or fault not in (None, Fault.CANCELLED):
             self._outside.free_all()
+
+    def _broke(self, indexes: Sequence[int]) -> None:
+        """Whole chunks did not come. One that this node has begun to bring in parts, too, stays its own."""
+        begun = [index for index in indexes if self._outside.works_on(index)]
+        for index in begun:
+            self._lan.unclaim(index)
+        self._lan.requeue(begun)
+        self._back([index for index in indexes if index not in begun])
 
     def _unbind(self, name: str) -> None:
         """A source brings nothing more: what it had begun is free for others."""

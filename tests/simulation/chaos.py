@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
 from p2psync.limits import KIB, MIB
 from tests.simulation.runs import Answer
@@ -18,19 +20,40 @@ _PORTS = (100e6 / 8, 1e9 / 8)
 _CALM_S = 60.0
 
 
-def chaos(seed: int) -> Site:
-    """A site of up to seven nodes, and up to three things that go wrong."""
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The most of each that a site has."""
+
+    nodes: int
+    chunks: int
+    strangers: int
+    mishaps: int
+
+
+SMALL: Final = Size(nodes=7, chunks=40, strangers=2, mishaps=3)
+LARGE: Final = Size(nodes=12, chunks=200, strangers=3, mishaps=5)
+# A large site takes ten times as long as a small one and finds other faults; both are to be found soon.
+_LARGE_EVERY: Final = 5
+
+
+def size_of(seed: int) -> Size:
+    """How large the site of a seed is where a great many are run."""
+    return SMALL if seed % _LARGE_EVERY else LARGE
+
+
+def chaos(seed: int, size: Size = SMALL) -> Site:
+    """A site of up to so many nodes, and up to so many things that go wrong."""
     rng = random.Random(seed)
     lengths = rng.choice(_LENGTHS)
-    table = table_of([rng.choice(lengths) for _ in range(rng.randint(4, 40))])
+    table = table_of([rng.choice(lengths) for _ in range(rng.randint(4, size.chunks))])
     site = Site(table, seed, line=rng.choice(_LINES), delay_s=rng.choice([0.001, 0.01, 0.1]))
-    names = [f"n{number}" for number in range(rng.randint(2, 7))]
+    names = [f"n{number}" for number in range(rng.randint(2, size.nodes))]
     for name in names:
         _add(site, rng, name)
-    for _ in range(rng.randint(0, 2)):
+    for _ in range(rng.randint(0, size.strangers)):
         _stranger(site, rng, f"x{len(site.world.members)}{rng.random()}")
-    for _ in range(rng.randint(0, 3)):
-        rng.choice([_death, _cable, _division, _cut, _restart])(site, rng, names)
+    for _ in range(rng.randint(0, size.mishaps)):
+        rng.choice([_death, _cable, _division, _cut, _restart, _full_disk])(site, rng, names)
     return site
 
 
@@ -73,6 +96,10 @@ def _once(site: Site, rng: random.Random, names: list[str], what: Callable[[str]
 
 def _death(site: Site, rng: random.Random, names: list[str]) -> None:
     _once(site, rng, names, site.kill)
+
+
+def _full_disk(site: Site, rng: random.Random, names: list[str]) -> None:
+    _once(site, rng, names, site.fill)
 
 
 def _cable(site: Site, rng: random.Random, names: list[str]) -> None:

@@ -86,7 +86,7 @@ class Invariants:
                 continue
             for node in self._nodes:
                 claim = node.session.company.claims.mine.get(chunk.index)
-                if node is asker or claim is None or claim.again or not self._hears(node, name):
+                if node is asker or node.full or claim is None or claim.again or not self._hears(node, name):
                     continue
                 lease = self._look(node.name, chunk.index, claim.since_s, node.received(chunk.index))
                 if lease.before >= _BELIEVED or self._world.outside.cut or self._world.seed_down:
@@ -104,4 +104,5 @@ class Invariants:
         """Whether what ``node`` says has been heard by ``other`` for a while."""
         peer = node.session.company.peers.get(other)
         known = peer is not None and self._world.clock.now_s - peer.met_s > _TOLD_S
-        return node.alive and known and self._world.linked(node.name, other)
+        linked = self._world.linked(node.name, other) and self._world.linked_s(node.name, other) > _HEARD_S
+        return node.alive and known and linked

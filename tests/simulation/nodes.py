@@ -53,6 +53,7 @@ class Node:
         )
         self.tally = Tally()
         self.done_s: float | None = None
+        self.full = False
         self._alone = alone
         self._runs: dict[Ask, Run] = {}
         self._due = False
@@ -118,6 +119,14 @@ class Node:
         self.world.closing(self.name)
         self.up.set_cut(cut=True)
 
+    def fill(self) -> None:
+        """Nothing more fits on the disk: the pull ends, and what is here is still served."""
+        self.full = True
+        for run in list(self._runs.values()):
+            self._end(run, Fault.CANCELLED)
+        self.session.finish()
+        self._stir()
+
     def answer(self, chunk: Chunk) -> Answer:
         """What is said to a peer that asks for a chunk."""
         return Answer.GOOD if chunk.index in self.have else Answer.ABSENT
@@ -134,7 +143,7 @@ class Node:
         if not self.alive:
             return
         session, now_s = self.session, self._now_s
-        for name in list(session.sources):
+        for name in () if self.full else list(session.sources):
             while (ask := session.next_ask(name, now_s)) is not None:
                 self._start(ask)
         for ask in session.take_stops():

@@ -76,6 +76,10 @@ class Site:
         self.nodes.pop(name).unplug()
         self.world.pull(name)
 
+    def fill(self, name: str) -> None:
+        """The disk of a node is full: it fetches no more, and stays."""
+        self.nodes.pop(name).fill()
+
     def divide(self, *side: str) -> None:
         """These hear only each other, and the others only each other; with none named all hear all."""
         self.world.divide(dict.fromkeys(side, 1))

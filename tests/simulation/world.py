@@ -81,6 +81,7 @@ class World:
         self.faults = 0
         self._sides: dict[str, int] = {}
         self._pulled: set[str] = set()
+        self._healed_s: dict[frozenset[str], float] = {}
         self._channels: dict[frozenset[str], float] = {}  # since when nothing has come through, 0 while it does
         self._waiting: dict[frozenset[str], list[tuple[str, str, Message, bytes]]] = {}
         self._record = hashlib.blake2b(digest_size=16)
@@ -126,6 +127,10 @@ class World:
     def linked(self, one: str, other: str) -> bool:
         """Whether two nodes have a channel and can use it."""
         return frozenset((one, other)) in self._channels and not self.apart(one, other)
+
+    def linked_s(self, one: str, other: str) -> float:
+        """For how long two nodes that are linked have been so without a break, as far as divisions go."""
+        return self.clock.now_s - self._healed_s.get(frozenset((one, other)), float("-inf"))
 
     def close(self, one: str, other: str) -> None:
         """A channel ends; both sides learn it as they are there to."""
@@ -179,6 +184,7 @@ class World:
 
     def _heal(self, one: str, other: str) -> None:
         pair = frozenset((one, other))
+        self._healed_s[pair] = self.clock.now_s
         if pair in self._channels:
             self._channels[pair] = 0.0
             for sender, taker, message, data in self._waiting.pop(pair, []):

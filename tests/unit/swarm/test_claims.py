@@ -140,6 +140,39 @@ def test_leaving_frees_exactly_what_was_held():
     assert set(known.others) == {2}
 
 
+def test_the_claim_that_lost_counts_where_the_winner_fails():
+    """Its holder never heard of the winner, a liar on the far side of a division perhaps, and is at work."""
+    known = claims()
+    known.hear(told("liar", 0, received=5), 3)
+    known.hear(told("b", CLAIM_LEASE_S - 1), 3)
+    assert known.others[3].holder == "liar"
+    assert known.expire(LATE_S) == []
+    assert known.others[3].holder == "b" and known.taken(3, LATE_S)
+    assert known.expire(CLAIM_LEASE_S - 1 + LATE_S) == [3]
+
+
+def test_the_claim_that_lost_is_forgotten_with_its_holder_and_by_its_release():
+    """A chunk that its holder gave up is free when the other's claim ends, too."""
+    known = claims()
+    for index in (1, 2, 3):
+        known.hear(told("a", 0), index)
+        known.hear(told("b", 2), index)
+    assert known.end([1], "b") == []
+    assert known.end([1], "a") == [1]
+    assert known.leave("b") == []
+    assert known.leave("a") == [2, 3]
+
+
+def test_two_who_take_turns_and_bring_nothing_are_found_out():
+    """Each claims what the other let lapse, before anybody looks at the time: neither is believed twice."""
+    known = claims()
+    beats = [("a", 0.5 * beat) for beat in range(20)] + [("b", 0.5 * beat + 0.1) for beat in range(20)]
+    for holder, now_s in sorted(beats, key=lambda beat: beat[1]):
+        known.hear(told(holder, now_s, age_s=now_s), 3)
+    known.expire(10.0)
+    assert not known.taken(3, 10.0)
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.integers(0, 8), st.booleans()), max_size=40))
 def test_no_order_of_news_gives_a_chunk_two_holders(events):
     """Whatever is told, a chunk is this node's, or one other's, or both by a marked second request."""

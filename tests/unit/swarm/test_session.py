@@ -117,6 +117,35 @@ def test_outside_takes_over_when_the_peer_is_silent():
     assert {i for ask in drain(pull, "seed", SLOW_WINDOW_S + 1) for i in indexes(ask)} <= {1}
 
 
+def test_silent_peers_that_take_turns_do_not_keep_a_chunk_from_the_seed():
+    """What only a peer on trial is asked for is brought from outside, too, and not a third time."""
+    pull = sourced(1, "peer", "seed")
+    first = pull.next_ask("peer", 0)
+    now_s = SLOW_WINDOW_S + 0.1
+    assert pull.tick(now_s) == ["peer"]
+    second = pull.next_ask("seed", now_s)
+    assert indexes(second) == [0]
+    assert drain(pull, "seed", now_s) == []
+    bring(pull, second, now_s + 1)
+    assert pull.take_stops() == [first]
+    assert pull.done
+
+
+def test_a_chunk_begun_outside_stays_claimed_when_a_peer_fails_to_give_it():
+    """It was asked for nearby while the seed was away; the other nodes are not told that nobody brings it."""
+    pull = sourced(1, "peer", "seed", length=MIB)
+    pull.leave("peer", 0)
+    ask = thin(pull).next_ask("seed", 0)
+    pull.ended(ask, Fault.BROKEN, 0.1)
+    assert list(pull.company.claims.mine) == [0]
+    pull.join("peer", outside=False, holds=None, now_s=0.1)
+    near = pull.next_ask("peer", 0.1)
+    assert indexes(near) == [0]
+    pull.ended(near, Fault.BROKEN, 0.2)
+    assert list(pull.company.claims.mine) == [0]
+    assert indexes(pull.next_ask("seed", 5.0)) == [0]
+
+
 def test_late_chunk_is_doubled_once_and_the_loser_stopped():
     """An idle source asks once more for a late chunk; a third request is never made."""
     pull = sourced(1, "slow", "fast", "third", length=MIB)
