@@ -1,8 +1,7 @@
 """The checks of the program, found in its source: every `if` that does nothing but refuse.
 
 A check is named by its file, the function that it stands in, and its condition, so that a list of them survives what is
-written above it. It can be switched off, or made to say when it refuses, without a parser of our own: the text of the
-condition is replaced where it stands.
+written above it. It can be switched off, or made to say when it refuses, by edits of the text where it stands.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edits_in_source import Edit, Places
+
 # Rooms in which something from outside is refused.
 ROOMS: Final = ("content", "codec", "manifest", "trust", "swarm", "transport", "store", "engine")
 
@@ -24,19 +25,17 @@ class Check:
 
     id: str
     file: str
-    function: str
-    condition: str
     place: int
     end: int
     refusal: int
 
-    def off(self, text: str) -> str:
-        """The file's text with this check switched off; the condition is still worked out, for what it binds."""
-        return f"{text[: self.place]}({text[self.place : self.end]}) and False{text[self.end :]}"
+    def off(self) -> tuple[Edit, ...]:
+        """Switch this check off; the condition is still worked out, for what it binds."""
+        return Edit(self.file, self.place, self.place, "("), Edit(self.file, self.end, self.end, ") and False")
 
-    def told(self, text: str, number: int) -> str:
-        """The file's text in which this check says its number when it refuses."""
-        return f"{text[: self.refusal]}__import__('mutation_log').hit({number}); {text[self.refusal :]}"
+    def told(self, number: int) -> tuple[Edit, ...]:
+        """Have this check say its number when it refuses."""
+        return (Edit(self.file, self.refusal, self.refusal, f"__import__('mutation_log').hit({number}); "),)
 
 
 def checks(root: Path) -> Iterator[Check]:
@@ -48,29 +47,14 @@ def checks(root: Path) -> Iterator[Check]:
 
 def _in_file(path: Path, file: str) -> Iterator[Check]:
     text = path.read_text()
-    starts = [0]
-    for line in text.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line.encode()))
-    # Offsets of the syntax tree count bytes.
-    data = text.encode()
-
-    def at(line: int, column: int) -> int:
-        return len(data[: starts[line - 1] + column].decode())
-
+    places = Places(text)
     seen: Counter[str] = Counter()
     for function, node in _refusals(ast.parse(text), ""):
         condition = " ".join(ast.unparse(node.test).split())
         name = f"{file}:{function}:{condition}"
         seen[name] += 1
-        yield Check(
-            name if seen[name] == 1 else f"{name} ({seen[name]})",
-            file,
-            function,
-            condition,
-            at(node.test.lineno, node.test.col_offset),
-            at(node.test.end_lineno or 0, node.test.end_col_offset or 0),
-            at(node.body[0].lineno, node.body[0].col_offset),
-        )
+        unique = name if seen[name] == 1 else f"{name} ({seen[name]})"
+        yield Check(unique, file, *places.of(node.test), places.of(node.body[0])[0])
 
 
 def _refusals(node: ast.AST, function: str) -> Iterator[tuple[str, ast.If]]:

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Prove that the checks matter: switch off each one alone, and demand that its test fails.
 
-usage: tools/mutate.py [--find] [--only TEXT] [--jobs N]
+usage: tools/mutate.py [--find [--hits FILE]] [--only TEXT] [--jobs N]
 
-The checks are those that tools/checks_in_source.py finds: every `if` that only refuses, in the rooms that read from
-outside. docs/mutations.json names a test for each. Without ``--find`` those tests run, each with its check switched
-off, and one that passes is a survivor: exit 1. ``--find`` makes the list
-anew, or with ``--only`` a part of it: the tests run once with checks that say when they refuse, so that it is known
-which test reaches which check, and then each is tried.
+The checks are those that tools/checks_in_source.py finds, every `if` that only refuses in the rooms that read from
+outside, and the caps of tools/caps_in_source.py. docs/mutations.json names a test for each. Without ``--find`` those
+tests run, each with its check switched off, and one that passes is a survivor: exit 1. ``--find`` makes the list anew,
+or with ``--only`` a part of it: the tests run once with checks that say when they refuse and with functions that say
+when they look at a cap, so that it is known which test reaches what, and then each is tried. ``--hits`` keeps what that
+first run found, or takes it from there.
 """
 
 from __future__ import annotations
@@ -28,22 +29,32 @@ from pathlib import Path
 from typing import Final
 
 import environment
+from caps_in_source import Cap, caps
 from checks_in_source import Check, checks
+from edits_in_source import Edit, applied
 
 LIST: Final = environment.ROOT / "docs" / "mutations.json"
 # What reaches the checks soonest; tests that start processes are slow, and few checks are reached by them alone.
 _TESTS: Final = ("tests/unit", "tests/adversarial", "tests/contract")
 _LIMIT_S: Final = 60.0
 _TRIES: Final = 4
+# A cap is read by many tests that come nowhere near it.
+_CAP_TRIES: Final = 8
 _FAILED: Final = re.compile(r"\b[1-9][0-9]* failed\b")
 _COPIED: Final = ("p2psync", "tests", "tools", "examples", "requirements", "docs", "pyproject.toml", "README.md")
 _LOG: Final = """
 import os
+_told = set()
 def hit(number):
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
-    with open({path!r}, "a") as file:
-        file.write(f"{{number}}\\t{{test}}\\n")
+    if (number, test) not in _told:
+        _told.add((number, test))
+        with open({path!r}, "a") as file:
+            file.write(f"{{number}}\\t{{test}}\\n")
 """
+
+# What can be switched off.
+Switch = Check | Cap
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,61 +91,92 @@ class Copy:
             return 124, ""
         return done.returncode, done.stdout
 
-    def fails(self, check: Check, test: str) -> bool:
+    def edited(self, edits: Sequence[Edit]) -> dict[Path, str]:
+        """Make edits; the files that were changed, as they were before."""
+        by_file: dict[str, list[Edit]] = {}
+        for edit in edits:
+            by_file.setdefault(edit.file, []).append(edit)
+        before = {self.folder / file: (self.folder / file).read_text() for file in by_file}
+        for file, inside in by_file.items():
+            path = self.folder / file
+            path.write_text(applied(before[path], inside))
+        return before
+
+    def fails(self, switch: Switch, test: str) -> bool:
         """Whether a test fails with a check switched off. A hang counts: the check was what ended it."""
-        path = self.folder / check.file
-        text = path.read_text()
-        path.write_text(check.off(text))
+        before = self.edited(switch.off())
         try:
             code, said = self.pytest("-x", "--timeout", str(int(_LIMIT_S)), test, limit_s=_LIMIT_S + 30)
         finally:
-            path.write_text(text)
+            for path, text in before.items():
+                path.write_text(text)
         last = said.rstrip().rpartition("\n")[2]
         return code == 124 or (code == 1 and _FAILED.search(last) is not None and "error" not in last)
 
 
-def reached(found: Sequence[Check], room: Path) -> dict[int, list[str]]:
-    """Run the tests once; for each check the tests in which it refused."""
+def switches(root: Path) -> list[Switch]:
+    """Everything that can be switched off, caps last."""
+    return [*checks(root), *caps(root)]
+
+
+def reached(found: Sequence[Switch], room: Path) -> dict[str, list[str]]:
+    """Run the tests once; for each check the tests in which it refused, for each cap those that looked at it."""
     copy = Copy(room)
     log = room / "hits"
     log.touch()
     (room / "mutation_log.py").write_text(_LOG.format(path=str(log)))
-    by_file: dict[str, list[tuple[int, Check]]] = {}
-    for number, check in enumerate(found):
-        by_file.setdefault(check.file, []).append((number, check))
-    for file, inside in by_file.items():
-        text = (room / file).read_text()
-        # From the end, so that offsets before it still hold.
-        for number, check in sorted(inside, key=lambda one: -one[1].refusal):
-            text = check.told(text, number)
-        (room / file).write_text(text)
+    copy.edited([edit for number, switch in enumerate(found) for edit in switch.told(number)])
     copy.pytest("--numprocesses", str((os.cpu_count() or 1) + 1), "--dist", "loadgroup", *_TESTS)
-    hits: dict[int, list[str]] = {}
+    hits: dict[str, dict[str, None]] = {switch.id: {} for switch in found}
     for line in log.read_text().splitlines():
         told, _, test = line.partition("\t")
-        known = hits.setdefault(int(told), [])
-        plain = test.partition("@")[0]
-        if plain and plain not in known:
-            known.append(plain)
-    return hits
+        if plain := test.partition("@")[0]:
+            hits[found[int(told)].id][plain] = None
+    return {name: list(tests) for name, tests in hits.items()}
 
 
-def prove(copy: Copy, check: Check, tests: Sequence[str]) -> Outcome:
+def candidates(switch: Switch, hits: dict[str, list[str]]) -> list[str]:
+    """The tests to try, the likeliest first: of a cap those of the checks that name it, then who speaks of it."""
+    tests = hits.get(switch.id, [])
+    if isinstance(switch, Check):
+        return _varied(tests)[:_TRIES]
+    word = re.compile(rf"\b{switch.name}\b")
+    refused = [test for name, found in hits.items() if name != switch.id and word.search(name) for test in found]
+    files = {test.partition("::")[0] for test in tests}
+    speaking = {file for file in files if word.search((environment.ROOT / file).read_text())}
+    spoken = [test for test in tests if test.partition("::")[0] in speaking]
+    return list(dict.fromkeys([*_varied(refused)[:_TRIES], *_varied(spoken)[:_CAP_TRIES], *_varied(tests)]))[
+        :_CAP_TRIES
+    ]
+
+
+def _varied(tests: Sequence[str]) -> list[str]:
+    """One of each function first: what differs in its arguments alone is likely to notice the same."""
+    seen: dict[str, int] = {}
+    ranked: list[tuple[int, int, str]] = []
+    for test in tests:
+        function = test.partition("[")[0]
+        ranked.append((seen.get(function, 0), len(ranked), test))
+        seen[function] = seen.get(function, 0) + 1
+    return [test for _, _, test in sorted(ranked)]
+
+
+def prove(copy: Copy, check: Switch, tests: Sequence[str]) -> Outcome:
     """Switch a check off and look for a test that notices."""
     began_s = time.monotonic()
-    for test in tests[:_TRIES]:
+    for test in tests:
         if copy.fails(check, test):
             return Outcome(check.id, test, reached=True, seconds=round(time.monotonic() - began_s, 1))
     return Outcome(check.id, "", reached=bool(tests), seconds=round(time.monotonic() - began_s, 1))
 
 
-def run(found: Sequence[Check], tests: dict[str, Sequence[str]], jobs: int) -> list[Outcome]:
+def run(found: Sequence[Switch], tests: dict[str, Sequence[str]], jobs: int) -> list[Outcome]:
     """Prove all, a few at a time, each worker in a copy of its own."""
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as room, ThreadPoolExecutor(jobs) as pool:
         copies = [Copy(Path(room) / str(number)) for number in range(jobs)]
 
-        def work(check: Check) -> Outcome:
+        def work(check: Switch) -> Outcome:
             copy = copies.pop()
             try:
                 return prove(copy, check, tests.get(check.id, ()))
@@ -166,23 +208,35 @@ def _write(outcomes: Sequence[Outcome]) -> None:
     """Put outcomes into the list, in the order of the source; what is no check any more goes."""
     known = {entry["check"]: entry for entry in json.loads(LIST.read_text())["checks"]} if LIST.exists() else {}
     known |= {outcome.check: asdict(outcome) for outcome in outcomes}
-    order = [check.id for check in checks(environment.ROOT)]
+    order = [switch.id for switch in switches(environment.ROOT)]
     LIST.write_text(json.dumps({"checks": [known[name] for name in order if name in known]}, indent=1) + "\n")
+
+
+def _hits(every: Sequence[Switch], kept: Path | None) -> dict[str, list[str]]:
+    if kept is not None and kept.exists():
+        found: dict[str, list[str]] = json.loads(kept.read_text())
+        return found
+    with tempfile.TemporaryDirectory() as room:
+        found = reached(every, Path(room))
+    if kept is not None:
+        kept.write_text(json.dumps(found))
+    return found
 
 
 def main() -> int:
     """Returns 1 where a check of the list can be switched off unnoticed."""
     parser = argparse.ArgumentParser(description="Prove that each check matters.")
     parser.add_argument("--find", action="store_true", help="make the list anew")
+    parser.add_argument("--hits", type=Path, metavar="FILE", help="which test reaches what, kept from one --find on")
     parser.add_argument("--only", default="", metavar="TEXT", help="checks whose name holds this")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     environment.enter("dev")
-    found = [check for check in checks(environment.ROOT) if arguments.only in check.id]
+    every = switches(environment.ROOT)
+    found = [switch for switch in every if arguments.only in switch.id]
     if arguments.find:
-        with tempfile.TemporaryDirectory() as room:
-            hits = reached(found, Path(room))
-        tests: dict[str, Sequence[str]] = {check.id: hits.get(number, []) for number, check in enumerate(found)}
+        hits = _hits(every, arguments.hits)
+        tests: dict[str, Sequence[str]] = {switch.id: candidates(switch, hits) for switch in found}
     elif not LIST.exists():
         parser.error(f"{LIST.relative_to(environment.ROOT)} is not there; make it with --find")
     else:

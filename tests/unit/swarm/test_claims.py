@@ -147,7 +147,8 @@ def test_the_claim_that_lost_counts_where_the_winner_fails():
     known.hear(told("b", CLAIM_LEASE_S - 1), 3)
     assert known.others[3].holder == "liar"
     assert known.expire(LATE_S) == []
-    assert known.others[3].holder == "b" and known.taken(3, LATE_S)
+    assert known.others[3].holder == "b"
+    assert known.taken(3, LATE_S)
     assert known.expire(CLAIM_LEASE_S - 1 + LATE_S) == [3]
 
 

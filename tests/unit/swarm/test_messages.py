@@ -115,6 +115,16 @@ def test_what_is_no_message_is_refused(wire):
         decode(bytes.fromhex(wire), count_of)
 
 
+def test_a_hello_whose_jobs_run_past_its_end_is_refused_as_such():
+    """Jobs that are all there, in a part that is said to be longer, and an inventory that would be nothing."""
+    head = b"\x01\x00" + ROOT + bytes(8) + varint(COUNT)
+    job = bytes.fromhex("06ac0205")
+    assert decode(head + varint(len(job)) + job + b"\0", count_of).jobs == (Job(3, 300, 5, False),)
+    for size in (len(job) + 1, 1 << 62):
+        with pytest.raises(MalformedError, match="ends within its jobs"):
+            decode(head + varint(size) + job, count_of)
+
+
 def test_a_version_that_is_not_known_is_passed_over_and_a_hello_of_it_is_read():
     """Only a greeting says enough about a version that this node has not heard of."""
     stranger = Digest(bytes(32))

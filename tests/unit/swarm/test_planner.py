@@ -84,6 +84,18 @@ def test_seconds_are_bytes_over_the_link_and_decoding():
     assert made.by_kind() == {"delta": (1, MIB, 50_000)}
 
 
+def test_parts_of_a_plan_add_up_to_it():
+    """Split by any key of the chunks, bytes and seconds stay what they were."""
+    made = plan(chunks(5), [full(0, MIB * 2 // 3), delta(0, MIB // 10), full(3, MIB // 2)], here, SLOW)
+    parts = made.split(lambda chunk: chunk.index % 2)
+    assert {key: [choice.chunk.index for choice in part.choices] for key, part in parts.items()} == {
+        0: [0, 2, 4],
+        1: [1, 3],
+    }
+    assert sum(part.wire_bytes for part in parts.values()) == made.wire_bytes
+    assert sum(part.seconds for part in parts.values()) == pytest.approx(made.seconds)
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(1, 2 * MIB), st.sampled_from(list(Form)))),
     st.floats(1e4, 1e10),
