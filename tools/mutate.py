@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -37,9 +38,11 @@ LIST: Final = environment.ROOT / "docs" / "mutations.json"
 # What reaches the checks soonest; tests that start processes are slow, and few checks are reached by them alone.
 _TESTS: Final = ("tests/unit", "tests/adversarial", "tests/contract")
 _LIMIT_S: Final = 60.0
-_TRIES: Final = 4
+_TRIES: Final = 5
 # A cap is read by many tests that come nowhere near it.
 _CAP_TRIES: Final = 8
+# What pytest says last, whatever the interpreter says behind it.
+_SUMMARY: Final = re.compile(r"^=* ?(?:[0-9]+ [a-z]+(?:, )?)+ in [0-9.]+s.*$", re.MULTILINE)
 _FAILED: Final = re.compile(r"\b[1-9][0-9]* failed\b")
 _COPIED: Final = ("p2psync", "tests", "tools", "examples", "requirements", "docs", "pyproject.toml", "README.md")
 _LOG: Final = """
@@ -110,7 +113,7 @@ class Copy:
         finally:
             for path, text in before.items():
                 path.write_text(text)
-        last = said.rstrip().rpartition("\n")[2]
+        last = ["", *_SUMMARY.findall(said)][-1]
         return code == 124 or (code == 1 and _FAILED.search(last) is not None and "error" not in last)
 
 
@@ -136,8 +139,12 @@ def reached(found: Sequence[Switch], room: Path) -> dict[str, list[str]]:
 
 
 def candidates(switch: Switch, hits: dict[str, list[str]]) -> list[str]:
-    """The tests to try, the likeliest first: of a cap those of the checks that name it, then who speaks of it."""
-    tests = hits.get(switch.id, [])
+    """The tests to try, the likeliest first: those that reach little else; of a cap, those that speak of it.
+
+    A broad test seldom sees which of many checks refused.
+    """
+    reach = Counter(test for found in hits.values() for test in found)
+    tests = sorted(hits.get(switch.id, []), key=lambda test: reach[test])
     if isinstance(switch, Check):
         return _varied(tests)[:_TRIES]
     word = re.compile(rf"\b{switch.name}\b")

@@ -82,7 +82,7 @@ def pull_plan(result: Json) -> list[str]:
             ("reused", size(counted["reused"])),
             ("patched", size(counted["patched"]) if counted["patched"] else ""),
             ("missing", size(counted["missing"] + counted["patched"])),
-            ("to move", f"{size(result['wire']['bytes'])}{_ways(result['forms'])}"),
+            ("to move", f"{size(result['wire']['bytes'])}{ways(result['forms'])}"),
             ("takes", f"about {duration(result['wire']['seconds'])}" if result["wire"]["bytes"] else ""),
             ("bases", _bases(result["forms"])),
             ("disk", f"{size(disk['needed'])} needed, {size(disk['free'])} free"),
@@ -90,7 +90,7 @@ def pull_plan(result: Json) -> list[str]:
     )
 
 
-def _ways(forms: Json) -> str:
+def ways(forms: Json) -> str:
     """How the bytes to move are made up, where not all of them are raw."""
     chosen = {way["kind"]: way["wire"] for way in forms["chosen"]}
     if set(chosen) <= {"raw"}:
@@ -150,37 +150,6 @@ def version(result: Json) -> list[str]:
     if result["variants"]:
         lines += ["", *_variants(result["variants"])]
     return lines
-
-
-def difference(result: Json) -> list[str]:
-    """The text of ``diff``."""
-    counted, tensors = result["bytes"], result["tensors"]
-    changes = ", ".join(f"{tensors[name]} {name}" for name in ("equal", "moved", "changed", "added", "removed"))
-    lines = pairs(
-        [
-            ("from", short_reference(result["a"])),
-            ("to", short_reference(result["b"])),
-            ("tensors", changes),
-            ("missing", f"{size(counted['missing'])} of {size(counted['total'])}, {size(counted['reused'])} reused"),
-            *_costs(result["forms"]),
-        ]
-    )
-    files = [(file["change"], file["path"]) for file in result["files"] if file["change"] != "equal"]
-    layers = [
-        (layer["change"], layer["name"], size(layer["bytes"]) if layer["bytes"] else "") for layer in result["layers"]
-    ]
-    lines += ["", *table(("CHANGE", "FILE"), files)] if files else ["", "all files are equal"]
-    return [*lines, "", *table(("CHANGE", "LAYER", ">TO MOVE"), layers)] if layers else lines
-
-
-def _costs(forms: Json) -> list[tuple[str, str]]:
-    """What a pull would move in each form, and as it would choose."""
-    if not forms["pull"]["wire"]:
-        return []
-    rows = [(f"as {way['kind']}", f"{size(way['wire'])}, {duration(way['seconds'])}") for way in forms["ways"]]
-    best = forms["pull"]
-    link = f"on a link of {size(round(forms['link']))}/s"
-    return [*rows, ("a pull moves", f"{size(best['wire'])}{_ways(forms)}, {duration(best['seconds'])} {link}")]
 
 
 def removal(result: Json) -> list[str]:

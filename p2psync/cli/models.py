@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from p2psync.cli import describe
+from p2psync.cli import describe, differences
 from p2psync.cli.output import Output, told
 from p2psync.errors import DamagedError, UsageError
 
@@ -14,6 +14,8 @@ Options = Mapping[str, Any]
 Json = dict[str, Any]
 
 _NETWORK: Final = ("http://", "https://")
+# The layers that `diff` shows unless it is told how many.
+_LAYERS_SHOWN: Final = 20
 
 
 def publish(options: Options, out: Output) -> int:
@@ -111,10 +113,13 @@ def show(options: Options, out: Output) -> int:
 
 def diff(options: Options, out: Output) -> int:
     """Compare two versions."""
+    if options["all"] and options["layers"] is not None:
+        raise UsageError("--layers and --all exclude each other", hint="p2psync diff --help")
     args = {"a": _reference(options["a"]), "b": _reference(options["b"]), "link": options["link"]}
     result = _inspect(options, "diff", args)
     differing = [file["path"] for file in result["files"] if file["change"] != "equal"]
-    out.result(result, text=describe.difference(result), ids=differing)
+    shown = _LAYERS_SHOWN if options["layers"] is None else options["layers"]
+    out.result(result, text=differences.difference(result, None if options["all"] else shown), ids=differing)
     return 0
 
 

@@ -219,8 +219,12 @@ _MODELS = (
         "models:diff",
         "compare two versions: what a pull would move",
         "Compare two versions that are here, by files, tensors and layers, count the bytes of B that A has not, and "
-        "say what a pull of B by a holder of A would move in each form, and how long that takes on a link.",
-        ("p2psync diff acme/llama:v2 acme/llama:v3", "p2psync diff acme/llama:v2 acme/llama:v3 --link 5MB --json"),
+        "say what a pull of B by a holder of A would move in each form, and how long that takes on a link: of the "
+        "version, and of each layer, those that move most first. --json has every layer.",
+        (
+            "p2psync diff acme/llama:v2 acme/llama:v3 --layers 5",
+            "p2psync diff acme/llama:v2 acme/llama:v3 --link 5MB --json",
+        ),
         (3, 6),
         (Operand("A", "the version to start from"), Operand("B", "the version to end with")),
         (
@@ -230,6 +234,8 @@ _MODELS = (
                 "RATE",
                 parse=values.rate_bytes_per_s,
             ),
+            Flag("--layers", "show so many of the layers that are not equal (default: 20)", "N", parse=values.whole),
+            Flag("--all", "show every layer, equal ones too"),
         ),
     ),
     Verb(

@@ -106,7 +106,8 @@ def _report(top: dict[str, Any], path: str) -> Report:
         all(isinstance(top.get(key), str) for key in ("variant", "reference"))
         and type(top.get("clips")) is int
         and all(_is_number(top.get(key)) for key in ("ssim", "ssim_least", "ssim_floor", "accuracy_floor"))
-        and (top.get("accuracy") is None or _is_number(top["accuracy"]))
+        and "accuracy" in top
+        and (top["accuracy"] is None or _is_number(top["accuracy"]))
         and isinstance(layers, list)
         and all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) and _is_number(p[1]) for p in layers)
     )

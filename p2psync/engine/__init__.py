@@ -1,4 +1,4 @@
-"""Where models run: a prompt becomes a video, a graph becomes a function. No torch, and nothing of the network half.
+"""Where models run: a prompt becomes a video, a graph becomes a function. Nothing of the network half is here.
 
 ``load(path).run({name: array})`` runs any ONNX model; ``open_pipeline(directory).generate(prompt)`` runs an engine
 directory. Importing this loads no runtime: libraries are loaded when a backend is first used.

@@ -21,15 +21,18 @@ from p2psync.errors import BackendUnavailableError
 
 Array = NDArray[Any]
 
-# From the one that is tried first. One without a home is a name that engines may use and this version does not run.
+# From the one that is tried first.
 NAMES: Final = ("tensorrt", "tensorrt-rtx", "ort-cuda", "torch", "ort-cpu")
 _HOMES: Final[Mapping[str, tuple[str, str]]] = {
     "tensorrt": ("trt", "TensorRt"),
     "tensorrt-rtx": ("trt", "TensorRtRtx"),
     "ort-cuda": ("ort", "OrtCuda"),
+    "torch": ("torch_backend", "Torch"),
     "ort-cpu": ("ort", "OrtCpu"),
 }
 
+# What a GPU that torch knows looks like on Linux.
+_GPU_NODES: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 CUDA_HINT: Final = "pip install 'p2psync[gpu]', with a driver and the CUDA and cuDNN that onnxruntime-gpu names"
 
 
@@ -38,6 +41,7 @@ class Probe:
     """What a backend showed that it can do. ``why_not`` says why it is not usable; ``memory_bytes`` is free memory.
 
     ``precisions`` it runs at all, ``fast`` are those that it has kernels for; ``operators`` beyond the plain ones.
+    ``processor`` says that a backend that can have a GPU found none, and computes on this machine's processors.
     """
 
     backend: str
@@ -48,6 +52,7 @@ class Probe:
     fast: frozenset[str] = frozenset()
     operators: frozenset[str] = frozenset()
     memory_bytes: int | None = None
+    processor: bool = False
 
 
 class Held(Protocol):
@@ -120,13 +125,10 @@ def backend(name: str) -> Backend:
     """The backend of that name; its library is not loaded before it is used.
 
     Raises:
-        BackendUnavailableError: there is none of that name, or not in this version.
+        BackendUnavailableError: there is none of that name.
     """
     if name not in NAMES:
         raise BackendUnavailableError(f"there is no backend {name!r}", hint=f"one of: {', '.join(NAMES)}")
-    if name not in _HOMES:
-        usable = ", ".join(sorted(_HOMES))
-        raise BackendUnavailableError(f"this version of p2psync does not run {name}", hint=f"it runs: {usable}")
     module, kind = _HOMES[name]
     made: Backend = getattr(importlib.import_module(f"p2psync.engine.{module}"), kind)()
     return made
@@ -142,8 +144,14 @@ def probe(name: str) -> Probe:
 
 
 def probes() -> tuple[Probe, ...]:
-    """One probe per name, in the order in which backends are tried."""
-    return tuple(probe(name) for name in NAMES)
+    """One probe per name, in the order in which backends are tried.
+
+    torch is left out where it would not be taken, without a GPU and beside onnxruntime: loading it takes seconds.
+    """
+    found = {name: probe(name) for name in NAMES if name != "torch"}
+    if not found["ort-cpu"].usable or any(node.exists() for node in _GPU_NODES):
+        found["torch"] = probe("torch")
+    return tuple(found[name] for name in NAMES if name in found)
 
 
 def cast(array: Array, dtype: str) -> Array:

@@ -2,8 +2,8 @@
 
 The publisher's default comes first. A step down has a reason, and each reason its own target: no fast kernel for INT8
 leads to the variant of highest precision that has one, also where the processor has one and a GPU has none; too little
-memory, or no backend at all, leads to the smallest. Where INT8 is all that there is, it runs on the processor without a
-fast kernel, and says so.
+memory, or no backend at all, leads to the smallest. Where INT8 is all that there is, it runs without a fast kernel, on
+the processor or through torch, and says so.
 Facts come from probes, so the same machine takes the same variant every time.
 """
 
@@ -31,8 +31,8 @@ from p2psync.limits import INTEGER_MAX, MEMORY_SHARE
 _KINDS: Final[Mapping[str, str]] = {"int8": "int8", "fp16": "float16"}
 # A processor computes FP16 graphs in FP32: that is no kernel, and no reason to refuse.
 _PLAIN: Final = frozenset({"float16", "float32"})
-# From this width of a transformer INT8 through torch beats 16 bit on a GPU (1.24x at 5120); below, it is slower.
-INT8_WIDTH_MIN: Final = 5120
+# Backends that run a precision without being fast at it.
+_SLOW: Final = ("ort-cpu", "torch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,6 @@ class Candidate:
     backend: str = ""
     default: bool = False
     directory: Path = Path()
-    width: int = 0
 
     def memory_bytes(self, backend: str) -> int:
         """What has to fit on a backend."""
@@ -87,8 +86,6 @@ def candidates(root: Path, needs: Mapping[str, tuple[str, int, bool]] | None = N
 
 def _candidate(described: Description, needs: tuple[str, int, bool] | None) -> Candidate:
     backend, needs_bytes, default = needs or ("", 0, False)
-    expert = described.cost.get("expert")
-    width = expert.get("hidden") if isinstance(expert, dict) else 0
     return Candidate(
         name=described.directory.name,
         precision=described.precision,
@@ -98,7 +95,6 @@ def _candidate(described: Description, needs: tuple[str, int, bool] | None) -> C
         backend=backend,
         default=default,
         directory=described.directory,
-        width=width if isinstance(width, int) else 0,
     )
 
 
@@ -122,18 +118,22 @@ def choose(
     Raises:
         ModelError: nothing runs; the message says what was passed over for what reason.
     """
+    if probes is None and backend is not None:
+        backends.backend(backend)
+        probes = (backends.probe(backend),)
     found = {probe.backend: probe for probe in (backends.probes() if probes is None else probes)}
     free = memory.available_bytes() if available_bytes is None else available_bytes
     if backend is not None:
         _check_usable(backend, found)
         found = {backend: found[backend]}
     order = _order(among, variant)
-    quick = [c for c in order if _fit(c, found, free)[1] not in ("", "ort-cpu") and not _fit(c, found, free)[0]]
+    fits = {candidate: _fit(candidate, found, free) for candidate in order}
+    quick = any(not reason and not _on_processor(found[name]) for reason, name in fits.values())
     passed: list[tuple[str, str]] = []
     least = INTEGER_MAX
     for candidate in order:
-        reason, name = _fit(candidate, found, free)
-        if not reason and name == "ort-cpu" and quick:
+        reason, name = fits[candidate]
+        if not reason and quick and _on_processor(found[name]):
             # A GPU is many times faster than the processor, also at the higher precision that it asks for.
             reason = "processor"
         if not reason:
@@ -141,8 +141,8 @@ def choose(
         passed.append((reason, f"{candidate.name}: {_TEXTS[reason](candidate, found, free)}"))
         least = min(least, candidate.memory_bytes(name) if reason == "memory" else least)
     for candidate in order:
-        if _runs_slowly(candidate, found, free):
-            return Choice(candidate, "ort-cpu", tuple(text for _, text in passed))
+        if (slow := _slow_backend(candidate, found, free)) is not None:
+            return Choice(candidate, slow, tuple(text for _, text in passed))
     raise _refusal(passed, least, free)
 
 
@@ -154,9 +154,7 @@ def backend_for(precision: str, probes: Iterable[Probe] | None = None) -> str:
     """
     found = {probe.backend: probe for probe in (backends.probes() if probes is None else probes)}
     candidate = Candidate("", precision, 0)
-    name = _backend(candidate, found)
-    if name is None and _runs_slowly(candidate, found, None):
-        name = "ort-cpu"
+    name = _backend(candidate, found) or _slow_backend(candidate, found, None)
     if name is None:
         raise BackendUnavailableError(
             f"nothing here runs {precision}: {_whys(found)}", hint="pip install 'p2psync[engine]'"
@@ -180,32 +178,45 @@ def _fit(candidate: Candidate, found: Mapping[str, Probe], free: int | None) -> 
     if name is None:
         runs = any(probe.usable and _kind(candidate) in probe.precisions for probe in found.values())
         return ("slow" if runs else "backend"), ""
-    probe = found[name]
-    room = probe.memory_bytes if name != "ort-cpu" and probe.memory_bytes is not None else free
-    if room is not None and candidate.memory_bytes(name) > room * MEMORY_SHARE:
-        return "memory", name
-    return "", name
+    return ("" if _has_room(candidate, found[name], free) else "memory"), name
 
 
 def _backend(candidate: Candidate, found: Mapping[str, Probe]) -> str | None:
-    """The first usable backend with a kernel for this precision; the one that the publisher named comes first."""
+    """The first usable backend with a kernel for this precision; the one that the publisher named comes first.
+
+    torch without a GPU comes last: onnxruntime is faster on processors, and starts without loading all of torch.
+    """
     kind = _kind(candidate)
-    names = sorted(found, key=lambda name: (name != candidate.backend, backends.NAMES.index(name)))
-    for name in names:
+
+    def place(name: str) -> tuple[bool, bool, int]:
+        return found[name].processor, name != candidate.backend, backends.NAMES.index(name)
+
+    for name in sorted(found, key=place):
         probe = found[name]
-        if not probe.usable or (name == "torch" and kind == "int8" and candidate.width < INT8_WIDTH_MIN):
+        if not probe.usable:
             continue
         if kind in probe.fast or (kind in _PLAIN and kind in probe.precisions):
             return name
     return None
 
 
-def _runs_slowly(candidate: Candidate, found: Mapping[str, Probe], free: int | None) -> bool:
-    """Whether the processor gives the right answer, without a kernel that makes the precision worth it."""
-    probe = found.get("ort-cpu")
-    if probe is None or not probe.usable or _kind(candidate) not in probe.precisions:
-        return False
-    return free is None or candidate.memory_bytes("ort-cpu") <= free * MEMORY_SHARE
+def _slow_backend(candidate: Candidate, found: Mapping[str, Probe], free: int | None) -> str | None:
+    """What gives the right answer, without a kernel that makes the precision worth it: a GPU before the processor."""
+    probes = [found[name] for name in _SLOW if name in found and found[name].usable]
+    for probe in sorted(probes, key=_on_processor):
+        if _kind(candidate) in probe.precisions and _has_room(candidate, probe, free):
+            return probe.backend
+    return None
+
+
+def _on_processor(probe: Probe) -> bool:
+    return probe.processor or probe.backend == "ort-cpu"
+
+
+def _has_room(candidate: Candidate, probe: Probe, free: int | None) -> bool:
+    """Whether a candidate fits in the memory of what would run it; unknown memory is enough."""
+    room = free if _on_processor(probe) or probe.memory_bytes is None else probe.memory_bytes
+    return room is None or candidate.memory_bytes(probe.backend) <= room * MEMORY_SHARE
 
 
 def _kind(candidate: Candidate) -> str:
@@ -223,6 +234,8 @@ def _check_usable(name: str, found: Mapping[str, Probe]) -> None:
 def _hint(name: str) -> str:
     if name.startswith("tensorrt"):
         return "pip install 'p2psync[tensorrt]', on a machine with an NVIDIA GPU and its driver"
+    if name == "torch":
+        return "pip install 'p2psync[torch]'"
     return backends.CUDA_HINT if name == "ort-cuda" else "pip install 'p2psync[engine]'"
 
 
@@ -241,7 +254,7 @@ def _short(candidate: Candidate, found: Mapping[str, Probe], free: int | None) -
 
 
 def _processor(candidate: Candidate, found: Mapping[str, Probe], _free: int | None) -> str:
-    gpus = [probe.backend for probe in found.values() if probe.usable and probe.backend != "ort-cpu"]
+    gpus = [probe.backend for probe in found.values() if probe.usable and not _on_processor(probe)]
     return f"{candidate.precision} would run on the processor, and {', '.join(gpus)} runs another variant"
 
 

@@ -72,7 +72,7 @@ def last(path: Path, count: int) -> list[dict[str, Any]]:
             break
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
             found.append(value)

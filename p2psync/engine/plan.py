@@ -33,6 +33,9 @@ _EFFICIENCY: Final = 0.5
 _LIVE: Final = 30
 _SCORES: Final = 4
 _KEPT_FRAMES: Final = 2
+# Backends that compute in float32 between their products, and those that never keep the scores of attention.
+_WIDE: Final = frozenset({"ort-cpu", "torch"})
+_SCORELESS: Final = frozenset({"torch"})
 # What a session and its graphs take beside weights and tensors.
 _BASE_BYTES: Final = 120 << 20
 
@@ -91,13 +94,15 @@ def plan(shapes: Shapes, size: Size, backend: str, *, rate: float | None, availa
         rate: Multiply-adds per second, twice counted (FLOP/s); None leaves the time open.
         available_bytes: Memory that may be used; None leaves open whether it fits.
     """
-    element = 2 if backend != "ort-cpu" else 4
+    element = 4 if backend in _WIDE else 2
     unknown = [name for name in ("expert", "text", "decoder") if getattr(shapes, name) is None]
     tokens = expert = scores = decode = operations = None
     tiled = size.height_px * size.width_px > UNTILED_PX_MAX
     if shapes.expert is not None:
         tokens = _tokens(shapes, shapes.expert, size)
-        scores = 0 if backend in shapes.fused else _SCORES * shapes.expert.heads * tokens * tokens * element
+        scores = (
+            0 if backend in shapes.fused | _SCORELESS else _SCORES * shapes.expert.heads * tokens * tokens * element
+        )
         expert = _expert_bytes(shapes.expert, tokens, element) + scores
     if shapes.decoder is not None:
         decode = _decode_bytes(shapes.decoder, size, element, tiled=tiled) + _frame_bytes(size, tiled=tiled)

@@ -13,7 +13,7 @@ from typing import Final
 
 from p2psync.engine.description import Description, Video
 from p2psync.engine.strict_json import Fields, read_object
-from p2psync.errors import UnsupportedModelError
+from p2psync.errors import MalformedError, UnsupportedModelError
 
 _SIZE_MAX: Final = 1 << 24
 _BYTES_BF16: Final = 2
@@ -127,7 +127,7 @@ def of_checkpoint(directory: Path) -> Shapes:
     expert, expert_parameters = _checkpoint_expert(transformer, channels)
     encoder, text_parameters = _checkpoint_text(text)
     decoder = VideoDecoder(
-        vae.integer("base_dim", 1, _SIZE_MAX), vae.integers("dim_mult", 16), vae.integer("num_res_blocks", 1, 64)
+        vae.integer("base_dim", 1, _SIZE_MAX), _multipliers(vae, "dim_mult"), vae.integer("num_res_blocks", 1, 64)
     )
     experts = ("high", "low") if two else ("high",)
     sizes = dict.fromkeys(experts, expert_parameters * _BYTES_BF16)
@@ -182,6 +182,8 @@ def _checkpoint_expert(config: Fields, channels: int) -> tuple[Transformer, int]
         config.integer("attention_head_dim", 1, _SIZE_MAX),
     )
     patch = config.integers("patch_size", 3)
+    if len(patch) != 3:
+        raise MalformedError(f"{config.what}: patch_size: not frames, height and width")
     shape = Transformer(
         heads * size,
         config.integer("num_layers", 1, 4096),
@@ -223,8 +225,15 @@ def _text(fields: Fields) -> TextEncoder:
 
 def _decoder(fields: Fields) -> VideoDecoder:
     return VideoDecoder(
-        fields.integer("base", 1, _SIZE_MAX), fields.integers("multipliers", 16), fields.integer("blocks", 1, 64)
+        fields.integer("base", 1, _SIZE_MAX), _multipliers(fields, "multipliers"), fields.integer("blocks", 1, 64)
     )
+
+
+def _multipliers(fields: Fields, name: str) -> tuple[int, ...]:
+    values = fields.integers(name, 16)
+    if not values:
+        raise MalformedError(f"{fields.what}: {name}: empty")
+    return values
 
 
 def _patch(values: tuple[int, ...]) -> tuple[int, int, int]:

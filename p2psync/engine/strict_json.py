@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -14,6 +15,8 @@ from p2psync.limits import ENGINE_FILE_BYTES_MAX, ENGINE_FILE_DEPTH_MAX, INTEGER
 
 _TEXT_CHARS_MAX: Final = 4096
 _MISSING: Final = object()
+# Half of a pair can be written as an escape; no path, terminal or file takes it.
+_UNPRINTABLE: Final = re.compile("[\x00-\x1f\ud800-\udfff]")
 
 
 def read_object(path: Path, *, bytes_max: int = ENGINE_FILE_BYTES_MAX) -> Fields:
@@ -137,12 +140,12 @@ class Fields:
 
 
 def check_text(value: Any, what: str, chars_max: int) -> str:
-    """A text of at most ``chars_max`` characters without control characters.
+    """A text of at most ``chars_max`` characters without control characters and halves of surrogate pairs.
 
     Raises:
         MalformedError: it is not.
     """
-    if not isinstance(value, str) or len(value) > chars_max or any(ord(c) < 32 for c in value):
+    if not isinstance(value, str) or len(value) > chars_max or _UNPRINTABLE.search(value):
         raise MalformedError(f"{what}: no text of at most {chars_max} characters")
     return value
 

@@ -1,10 +1,11 @@
 """What a model is, and who says so. Pure."""
 
-from p2psync.manifest.compare import Comparison, FileChange, LayerChange, compare, layer_of, likeness, match_tensors
+from p2psync.manifest.compare import Comparison, FileChange, compare, likeness, match_tensors, missing_chunks
 from p2psync.manifest.forms import Encoded, FormSet, FormsReader, Piece, SetKind, build_forms
 from p2psync.manifest.head import MINIMUM, PAYLOAD_TYPE, Head, open_head, peek_head, peek_key_hint, sign_head
 from p2psync.manifest.json_text import decode_json, encode_json
 from p2psync.manifest.keys import SEED_BYTES, SigningKey, VerifyKey
+from p2psync.manifest.layers import Layer, LayerChange, LayerKind, chunk_layers, layer_of
 from p2psync.manifest.model import (
     Blob,
     Chunk,
@@ -51,7 +52,9 @@ __all__ = [
     "FormSet",
     "FormsReader",
     "Head",
+    "Layer",
     "LayerChange",
+    "LayerKind",
     "Manifest",
     "PackIndex",
     "Piece",
@@ -72,6 +75,7 @@ __all__ = [
     "check_tag",
     "check_tensor_name",
     "chunk_count",
+    "chunk_layers",
     "chunk_table",
     "compare",
     "decode_index",
@@ -82,6 +86,7 @@ __all__ = [
     "layer_of",
     "likeness",
     "match_tensors",
+    "missing_chunks",
     "open_head",
     "peek_head",
     "peek_key_hint",

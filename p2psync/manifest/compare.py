@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
 
 from p2psync.content import BlobKind
-from p2psync.manifest.model import Blob, Manifest, chunk_table
-
-# "blocks.12.attn1.to_q.weight" belongs to the layer "blocks.12"; a name without a number is its first part.
-_LAYER: Final = re.compile(r"(.*?\.\d+)(?:\.|$)")
+from p2psync.manifest.layers import (
+    CHANGES,
+    Layer,
+    LayerChange,
+    Part,
+    add_up,
+    chunk_layers,
+    file_layer,
+    tensor_layer,
+)
+from p2psync.manifest.model import Blob, Chunk, File, Manifest, chunk_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +29,11 @@ class FileChange:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerChange:
-    """``change`` is changed, added or removed; ``length`` counts bytes of its tensors that have to be fetched."""
-
-    name: str
-    change: str
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
 class Comparison:
-    """From ``a`` to ``b``. ``tensors`` counts each change; ``missing_bytes`` is what a holder of ``a`` has to fetch."""
+    """From ``a`` to ``b``. ``tensors`` counts each change; ``missing_bytes`` is what a holder of ``a`` has to fetch.
+
+    The sums over ``layers`` are these numbers.
+    """
 
     files: tuple[FileChange, ...]
     tensors: dict[str, int]
@@ -48,19 +48,25 @@ def compare(a: Manifest, b: Manifest) -> Comparison:
     A tensor is equal when its name and bytes are those of ``a``, moved when only its bytes are (another name, file
     or order), and changed when only its name is.
     """
-    known = {c.digest for c in chunk_table(a)}
-    missing = sum(c.length for c in chunk_table(b) if c.digest not in known)
-    changes = list(_tensors(a, b))
-    counts = dict.fromkeys(("equal", "moved", "changed", "added", "removed"), 0)
-    for _name, change, _length in changes:
-        counts[change] += 1
-    return Comparison(tuple(_files(a, b)), counts, tuple(_layers(changes)), b.size, missing)
+    owners = chunk_layers(b)
+    missing: Counter[Layer] = Counter()
+    for chunk in missing_chunks(a, b):
+        missing[owners[chunk.index]] += chunk.length
+    tensors = list(_tensors(a, b))
+    counted = Counter(part.change for part in tensors)
+    return Comparison(
+        tuple(_files(a, b)),
+        {change: counted[change] for change in CHANGES},
+        tuple(add_up([*tensors, *_rests(a, b)], missing)),
+        b.size,
+        missing.total(),
+    )
 
 
-def layer_of(tensor: str) -> str:
-    """The layer that a tensor belongs to, by its name."""
-    match = _LAYER.match(tensor)
-    return match[1] if match else tensor.partition(".")[0]
+def missing_chunks(a: Manifest, b: Manifest) -> list[Chunk]:
+    """The chunks of ``b`` that a holder of ``a`` has not, in manifest order."""
+    known = {chunk.digest for chunk in chunk_table(a)}
+    return [chunk for chunk in chunk_table(b) if chunk.digest not in known]
 
 
 def _files(a: Manifest, b: Manifest) -> Iterator[FileChange]:
@@ -80,8 +86,8 @@ def _files(a: Manifest, b: Manifest) -> Iterator[FileChange]:
             yield FileChange(path, "removed")
 
 
-def _tensors(a: Manifest, b: Manifest) -> Iterator[tuple[str, str, int]]:
-    """(name, change, bytes) of every tensor of either version.
+def _tensors(a: Manifest, b: Manifest) -> Iterator[Part]:
+    """Every tensor of either version.
 
     Tensors of several files may share a name, as those of two experts do, so each name stands for all of them.
     """
@@ -90,34 +96,45 @@ def _tensors(a: Manifest, b: Manifest) -> Iterator[tuple[str, str, int]]:
     after = {blob.name for _, blob in _placed(b)}
     for _, blob in _placed(b):
         if (blob.name, blob.chunks.digests) in before:
-            yield blob.name, "equal", blob.length
+            change = "equal"
         elif blob.chunks.digests in contents:
-            yield blob.name, "moved", blob.length
+            change = "moved"
         else:
-            yield blob.name, "changed" if blob.name in names else "added", blob.length
+            change = "changed" if blob.name in names else "added"
+        yield Part(tensor_layer(blob.name), change, blob.length)
     for _, blob in _placed(a):
         if blob.name not in after:
-            yield blob.name, "removed", blob.length
+            yield Part(tensor_layer(blob.name), "removed", 0)
+
+
+def _rests(a: Manifest, b: Manifest) -> Iterator[Part]:
+    """What is no tensor, of each file of either version that has any."""
+    before, after = ({file.path: _rest(file) for file in version.files} for version in (a, b))
+    contents, nothing = {digests for digests, _ in before.values()}, (b"", 0)
+    for path, (digests, length) in after.items():
+        old, old_length = before.get(path, nothing)
+        if old == digests:
+            change = "equal"
+        elif digests in contents:
+            change = "moved"
+        else:
+            change = "changed" if old_length else "added"
+        if length:
+            yield Part(file_layer(path), change, length)
+    for path, (_, length) in before.items():
+        if length and not after.get(path, nothing)[1]:
+            yield Part(file_layer(path), "removed", 0)
+
+
+def _rest(file: File) -> tuple[bytes, int]:
+    """Digests and bytes of what is no tensor."""
+    blobs = [blob for blob in file.blobs if blob.kind is not BlobKind.TENSOR]
+    return b"".join(blob.chunks.digests for blob in blobs), sum(blob.length for blob in blobs)
 
 
 def _placed(manifest: Manifest) -> Iterator[tuple[str, Blob]]:
     """Every tensor, with the path of its file."""
     return ((file.path, blob) for file in manifest.files for blob in file.blobs if blob.kind is BlobKind.TENSOR)
-
-
-def _layers(changes: list[tuple[str, str, int]]) -> Iterator[LayerChange]:
-    """One row per layer that is not just equal or moved; a layer is added or removed when all of it is."""
-    seen: dict[str, set[str]] = {}
-    lengths: dict[str, int] = {}
-    for name, change, length in changes:
-        layer = layer_of(name)
-        seen.setdefault(layer, set()).add(change)
-        lengths[layer] = lengths.get(layer, 0) + (length if change in ("changed", "added") else 0)
-    for layer, kinds in seen.items():
-        if kinds <= {"equal", "moved"}:
-            continue
-        change = next(iter(kinds)) if kinds in ({"added"}, {"removed"}) else "changed"
-        yield LayerChange(layer, change, lengths[layer])
 
 
 def match_tensors(new: Manifest, base: Manifest) -> Iterator[tuple[Blob, Blob]]:

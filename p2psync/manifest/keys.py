@@ -57,9 +57,6 @@ class VerifyKey:
             BadSignatureError: it did not, or the signature or this key is of a form that proves nothing.
         """
         try:
-            # A longer "signature" would be taken for signature and message in one.
-            if len(signature) != SIGNATURE_BYTES:
-                raise ValueError(f"a signature has {SIGNATURE_BYTES} bytes, not {len(signature)}")
             nacl.signing.VerifyKey(self._raw).verify(message, signature)
         except (nacl.exceptions.CryptoError, ValueError, TypeError) as error:
             raise BadSignatureError(f"the signature does not verify under {self}") from error

@@ -1,7 +1,7 @@
 """What is wrong with this machine before it hurts: every check, in the order in which people should read them.
 
 The home is neither owned nor changed, so this works beside a running node and on a read-only disk. A cloned image
-cannot be told from the machine that it was cloned of: a node's identity records nothing of its machine.
+is found where both machines run and one has met the other, or a neighbour both; alone it looks like the original.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _machine(environ: Mapping[str, str]) -> list[Check]:
 def _parts(home: Path, *, offline: bool) -> list[Check]:
     """The checks of the parts that need the packages; where one cannot be loaded, that is what was found."""
     try:
-        return [*_home(home), *([] if offline else _network())]
+        return [*_home(home), *([] if offline else _network(home))]
     except ImportError as error:
         return [Check("libraries", partial(_unloadable, str(error)))]
 
@@ -79,11 +79,12 @@ def _home(home: Path) -> list[Check]:
     return [Check(name, partial(look, home)) for name, look in looks.items()]
 
 
-def _network() -> list[Check]:
+def _network(home: Path) -> list[Check]:
     from p2psync.node import network_checks as network
 
     return [
         Check("interfaces", network.check_interfaces),
         Check("multicast", network.check_multicast),
         Check("kernel", network.check_kernel),
+        Check("identity", partial(network.check_identity, home)),
     ]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from p2psync.content import DIGEST_BYTES, Digest
 from p2psync.errors import (
@@ -22,9 +21,11 @@ from p2psync.errors import (
     WithdrawnError,
     worst,
 )
-from p2psync.limits import BAN_S, DECODE_THREADS, JOURNAL_BYTES_MAX, JOURNAL_INTERVAL_S, PULL_BUFFERS, STALL_S
+from p2psync.limits import BAN_S, JOURNAL_BYTES_MAX, JOURNAL_INTERVAL_S, PULL_BUFFERS, STALL_S
 from p2psync.manifest import Chunk
+from p2psync.node.counts import Counts
 from p2psync.node.decoding import Decoder
+from p2psync.node.landing import Landing
 from p2psync.node.rates import Rates
 from p2psync.node.sources import SourceSet
 from p2psync.store import Incoming
@@ -36,12 +37,7 @@ if TYPE_CHECKING:
     from p2psync.node.site import Site
 
 Emit = Callable[[dict[str, Any]], None]
-T = TypeVar("T")
 
-# Proving and writing a chunk inside the event loop takes 0.4 ms and half the CPU of handing it to a thread (docs/adr).
-# A disk that cannot keep up makes a write wait, though; then writes go to a thread until it has recovered.
-WRITE_SLOW_S = 0.05
-WRITE_SLOW_FOR_S = 1.0
 TICK_S = 0.25
 PROGRESS_S = 0.5
 
@@ -80,8 +76,7 @@ class Version:
 class Fetch:
     """One fetch: some chunks, some sources, one ``Incoming``. Use ``run`` once.
 
-    ``lan`` and ``wan`` count bytes of chunks that proved, by the kind of their source, ``patched`` those that were made
-    of bytes that were here, wherever the rest came from; ``by_source`` counts the former by the source's url.
+    ``counts`` is what it has brought.
     """
 
     def __init__(  # noqa: PLR0913 - what a fetch is, named one by one
@@ -119,8 +114,7 @@ class Fetch:
         self.root = version.root
         self.count = version.count
         self._pool = BufferPool(PULL_BUFFERS)
-        self._writers = ThreadPoolExecutor(1, thread_name_prefix="p2psync-write")
-        self._decoders = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="p2psync-decode")
+        self._landing = Landing(incoming, version.decoder)
         self._over = asyncio.Event()
         self._named: dict[str, Source] = {}
         self._tasks: dict[Ask, asyncio.Task[Fault | None]] = {}
@@ -129,13 +123,9 @@ class Fetch:
         self._fatal: BaseException | None = None
         self._unsynced_bytes = 0
         self._last_byte_s = time.monotonic()
-        self._slow_until_s = 0.0
         self._due = False
         self._timer: asyncio.TimerHandle | None = None
-        self.lan = 0
-        self.wan = 0
-        self.patched = 0
-        self.by_source: dict[str, int] = {}
+        self.counts = Counts()
 
     @property
     def errors(self) -> dict[str, P2PSyncError]:
@@ -174,8 +164,7 @@ class Fetch:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._writers.shutdown(wait=True)
-        self._decoders.shutdown(wait=True)
+        self._landing.close()
         if self._timer is not None:
             self._timer.cancel()
         self._session.finish()
@@ -185,7 +174,7 @@ class Fetch:
 
     def _join(self, name: str, source: Source, holds: Inventory | None, now_s: float) -> None:
         self._named[name] = source
-        self.by_source.setdefault(source.url, 0)
+        self.counts.by_source.setdefault(source.url, 0)
         self._session.join(name, outside=source.kind is SourceKind.WAN, holds=holds, now_s=now_s)
 
     # What the site calls.
@@ -197,7 +186,7 @@ class Fetch:
             # It was named as a source, perhaps, before its channel was there; one record of a node is enough.
             self._session.leave(source.url, time.monotonic())
             self._named[neighbour.id] = source
-            self.by_source.setdefault(source.url, 0)
+            self.counts.by_source.setdefault(source.url, 0)
         self._session.meet(neighbour.id, time.monotonic())
         self._dispatch_soon()
 
@@ -260,6 +249,7 @@ class Fetch:
         """Whatever happened, what did not arrive goes back to the session."""
         del self._tasks[ask]
         self._rates.tally.asked(fault)
+        self.counts.took(SourceKind.WAN if ask.outside else SourceKind.LAN, ask.meter.received)
         self._session.ended(ask, fault, time.monotonic())
         if ask.part is not None and not self._session.brings(ask.part.index):
             self._assembled.pop(ask.part.index, None)
@@ -330,95 +320,45 @@ class Fetch:
         return True
 
     async def _accept(self, source: Source, ask: Ask, chunk: Chunk, view: memoryview) -> None:
-        """Prove one chunk and write it to every place where it stands.
+        """Have one chunk proved and written, and tell the session. When it does not decode, ask for the chunk itself.
 
         Raises:
             DigestMismatchError: it does not prove. Nothing was written.
         """
-        began_s = time.monotonic()
-        if self._decoder is not None and (raw := self._decoder.chunk_of(chunk.index)) is not None:
-            await self._accept_encoded(self._decoder, source, ask, chunk, raw, view)
-            return
-        if self._incoming.holds(chunk.index):
-            # Another request brought it, and may have been stopped between its write and its report.
-            self._prove(source, chunk, view)
-        elif began_s >= self._slow_until_s:
-            self._prove_and_write(source, chunk, view)
-        else:
-            await self._in_thread(self._writers, self._prove_and_write, source, chunk, view)
-        now_s = time.monotonic()
-        if now_s - began_s > WRITE_SLOW_S:
-            self._slow_until_s = now_s + WRITE_SLOW_FOR_S
-        self._report_chunk(source, ask, chunk, chunk.length, now_s)
-
-    async def _accept_encoded(
-        self, decoder: Decoder, source: Source, ask: Ask, chunk: Chunk, raw: Chunk, view: memoryview
-    ) -> None:
-        """Prove one encoded chunk, decode it, and write what it stands for. When that fails, ask for the chunk itself.
-
-        Raises:
-            DigestMismatchError: it does not prove. Nothing was written.
-        """
-        self._prove(source, chunk, view)
         try:
-            kept = await self._in_thread(self._decoders, decoder.write, chunk.index, view, self._incoming)
+            landed = await self._landing.take(source.url, chunk, view)
         except UndecodableError as error:
-            self._rates.tally.forms_refused += 1
-            self._emit({"event": "form", "chunk": str(raw.digest), "state": "refused", "reason": str(error)})
-            self._session.swap(chunk.index, raw.index)
-            self._dispatch_soon()
+            self._refuse_form(chunk, str(error))
             return
         now_s = time.monotonic()
-        self._report_chunk(source, ask, chunk, raw.length, now_s)
-        self._session.made((raw.index,), now_s)
-        if not kept:
-            self._session.withdrew((chunk.index,))
+        self._report_chunk(source, ask, chunk, landed.length, now_s)
+        if landed.made is not None:
+            self._session.made((landed.made,), now_s)
+            if not landed.kept:
+                self._session.withdrew((chunk.index,))
+
+    def _refuse_form(self, chunk: Chunk, reason: str) -> None:
+        raw = self._decoder.chunk_of(chunk.index) if self._decoder is not None else None
+        if raw is None:
+            return
+        self._rates.tally.forms_refused += 1
+        self._emit({"event": "form", "chunk": str(raw.digest), "state": "refused", "reason": reason})
+        self._session.swap(chunk.index, raw.index)
+        self._dispatch_soon()
 
     def _report_chunk(self, source: Source, ask: Ask, chunk: Chunk, length: int, now_s: float) -> None:
         """Count a chunk of ``length`` bytes that is on disk, once, and tell the session, each time."""
         if self._session.misses(chunk.index):
             self._unsynced_bytes += length
             self._last_byte_s = now_s
-            self._count(source, length, patch=self._decoder is not None and self._decoder.is_patch(chunk.index))
+            patch = self._decoder is not None and self._decoder.is_patch(chunk.index)
+            self.counts.useful(source.url, source.kind, chunk.length, length, patch=patch)
         self._assembled.pop(chunk.index, None)
         self._rates.tally.chunks_proved += 1
         self._session.arrived(ask, chunk, now_s)
         if self._session.done:
             self._over.set()
         self._dispatch_soon()
-
-    def _count(self, source: Source, length: int, *, patch: bool) -> None:
-        if patch:
-            self.patched += length
-            return
-        self.by_source[source.url] += length
-        if source.kind is SourceKind.WAN:
-            self.wan += length
-        else:
-            self.lan += length
-
-    async def _in_thread(self, threads: ThreadPoolExecutor, work: Callable[..., T], *args: Any) -> T:
-        """Run ``work`` in one of the threads, and never return before it has ended.
-
-        A cancelled request gives its buffer back; bytes that change between proof and write would be a wrong
-        chunk on disk that everybody believes.
-        """
-        future = asyncio.get_running_loop().run_in_executor(threads, work, *args)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            # What went wrong in it no longer concerns anybody, and is not to be reported as forgotten.
-            future.exception()
-            raise
-
-    def _prove_and_write(self, source: Source, chunk: Chunk, view: memoryview) -> None:
-        self._prove(source, chunk, view)
-        self._incoming.write(chunk, view)
-
-    def _prove(self, source: Source, chunk: Chunk, view: memoryview) -> None:
-        if Digest.of(view) != chunk.digest:
-            raise DigestMismatchError(f"{source.url} sent other bytes than chunk {chunk.digest}")
 
     # Time.
 
@@ -508,14 +448,15 @@ class Fetch:
 
     def _report(self) -> None:
         reused = self._incoming.reused_bytes + self._incoming.resumed_bytes
+        counts = self.counts
         self._emit(
             {
                 "event": "progress",
-                "done": reused + self.lan + self.wan + self.patched,
+                "done": reused + counts.lan + counts.wan + counts.patched,
                 "total": self._incoming.total_bytes,
                 "reused": reused,
-                "lan": self.lan,
-                "wan": self.wan,
-                "patched": self.patched,
+                "lan": counts.lan,
+                "wan": counts.wan,
+                "patched": counts.patched,
             }
         )

@@ -13,7 +13,7 @@ from p2psync.content import Digest
 from p2psync.errors import P2PSyncError
 from p2psync.limits import FORM_NODE_ROWS_MAX
 from p2psync.manifest import Chunk, FormSet, FormsReader, Manifest, SetKind
-from p2psync.node.costs import describe_forms
+from p2psync.node.costs import any_within, describe_forms
 from p2psync.node.decoding import Decoder, bases_here
 from p2psync.node.fetch import Version
 from p2psync.node.nodes import read_nodes
@@ -91,8 +91,8 @@ async def choose_forms(
     def patches(one: FormSet, first: int, end: int) -> bool:
         if one.kind is SetKind.RESIDUAL:
             # Only who has another variant of this version has what these need.
-            return len(wish.missing) < len(wish.table) and _any_within(numbers, first, end)
-        return one.base in bases and _any_within(numbers, first, end)
+            return len(wish.missing) < len(wish.table) and any_within(numbers, first, end)
+        return one.base in bases and any_within(numbers, first, end)
 
     reader = FormsReader(manifest.forms, manifest.encoded, len(wish.table), patches)
     try:
@@ -131,12 +131,6 @@ async def _offered(wish: Wish, sources: SourceSet, ready: Sequence[Source]) -> C
         return lambda _number: True
     known = [Inventory.from_bits(bits, count) for bits in held.values() if bits is not None]
     return lambda number: any(number in one for one in known)
-
-
-def _any_within(numbers: Sequence[int], first: int, end: int) -> bool:
-    """Whether one of the ascending ``numbers`` is in the range."""
-    near = bisect_left(numbers, first)
-    return near < len(numbers) and numbers[near] < end
 
 
 class _Left:

@@ -27,6 +27,7 @@ _OTHERS_ANYTHING: Final = 0o077
 _DAY_S: Final = 86_400
 # Clocks of machines that nobody keeps together differ by minutes.
 _CLOCK_SLACK_S: Final = 3600
+_CLOCK_AHEAD_S: Final = 10 * 365 * 86_400
 # A home that needs fewer new files than this to take one version is rare.
 _FILES_LOW: Final = 1024
 
@@ -151,7 +152,10 @@ def check_interrupted(home: Path, now_unix_s: float | None = None) -> Finding | 
 
 
 def check_clock(home: Path, now_unix_s: float | None = None) -> Finding:
-    """A clock before what already happened. Heads expire by it, and one that is behind accepts what has expired."""
+    """A clock before what already happened, or ten years after it.
+
+    Heads expire by it: one that is behind accepts what has expired, one that is ahead refuses what has not.
+    """
     now = time.time() if now_unix_s is None else now_unix_s
     latest, what = Path(p2psync.__file__).stat().st_mtime, "this p2psync was installed"
     for created in _created(home):
@@ -162,6 +166,9 @@ def check_clock(home: Path, now_unix_s: float | None = None) -> Finding:
     if behind_s > _CLOCK_SLACK_S:
         hint = "set the clock (timedatectl set-ntp true): expired versions would pass for fresh ones"
         return failed("clock", f"{told}, {_span(behind_s)} before {what}", hint)
+    if -behind_s > _CLOCK_AHEAD_S:
+        hint = "if that is not so, set the clock (timedatectl set-ntp true): whatever expires is refused"
+        return warning("clock", f"{told}, {_span(-behind_s)} after {what}", hint)
     return ok("clock", told)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from p2psync.errors import ModelNotFoundError, NodeNotRunningError, NotFoundError, SourceUnreachableError, UsageError
 from p2psync.limits import OUTSIDE_BYTES_PER_S
-from p2psync.manifest import Head, Manifest, Reference, compare, files_of, peek_head, peek_key_hint
+from p2psync.manifest import Head, Manifest, Reference, chunk_layers, compare, files_of, peek_head, peek_key_hint
 from p2psync.node.identity import known_node_id
 from p2psync.node.names import SOCKET_NAME
 from p2psync.store import Store, VersionInfo, owner_pid
@@ -116,20 +116,32 @@ def _diff(home: Path, args: Mapping[str, Any]) -> Json:
         head_a, _, before = _version(store, a)
         head_b, _, after = _version(store, b)
         link = float(args.get("link") or OUTSIDE_BYTES_PER_S)
-        forms = between(store, before, after, head_a.root, link)
+        costs = between(store, before, after, head_a.root, link)
     found = compare(before, after)
+    of_layers = costs.by_layer(chunk_layers(after), [row.layer for row in found.layers])
     return {
         "a": f"{head_a.name}:{head_a.tag}@{head_a.root}",
         "b": f"{head_b.name}:{head_b.tag}@{head_b.root}",
         "files": [{"path": f.path, "change": f.change} for f in found.files],
         "tensors": found.tensors,
-        "layers": [{"name": x.name, "change": x.change, "bytes": x.length} for x in found.layers],
+        "layers": [
+            {
+                "name": row.layer.name,
+                "kind": row.layer.kind.value,
+                "change": row.change,
+                "tensors": dict(row.tensors),
+                "total": row.total_bytes,
+                "bytes": row.missing_bytes,
+                **cost,
+            }
+            for row, cost in zip(found.layers, of_layers, strict=True)
+        ],
         "bytes": {
             "total": found.total_bytes,
             "reused": found.total_bytes - found.missing_bytes,
             "missing": found.missing_bytes,
         },
-        "forms": forms,
+        "forms": costs.described(),
     }
 
 

@@ -11,15 +11,16 @@ import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from p2psync import limits
 from p2psync.errors import ChannelRefusedError, DiscoveryError, UsageError
 from p2psync.manifest import SigningKey
+from p2psync.node.clones import Clones
+from p2psync.node.contacts import Contact, Neighbour, place_of
 from p2psync.swarm import TokenBucket
 from p2psync.swarm.acquaintances import PREFIX_CHARS, Acquaintances, Ban, Verdict
-from p2psync.swarm.gossip import GOSSIP_TAG, Whereabouts, decode_gossip, encode_gossip, tellable
+from p2psync.swarm.gossip import GOSSIP_TAG, decode_gossip, encode_gossip
 from p2psync.transport import (
     Channels,
     ChannelTimes,
@@ -32,7 +33,6 @@ from p2psync.transport import (
     base_url,
     inside,
     listens_on,
-    parse_address,
     parse_endpoint,
     read_interfaces,
 )
@@ -43,35 +43,19 @@ if TYPE_CHECKING:
 # What arrives in one burst (twenty announcements, ten goodbyes) is thought about once.
 _SETTLE_S: Final = 0.02
 # Who answered so is none of ours, or not now: there is no hurry to ask again.
-_SETTLED: Final = (Reason.SITE, Reason.SELF, Reason.PROTOCOL, Reason.BANNED, Reason.SIGNATURE, Reason.MALFORMED)
+_SETTLED: Final = (
+    Reason.SITE,
+    Reason.SELF,
+    Reason.CLONED,
+    Reason.PROTOCOL,
+    Reason.BANNED,
+    Reason.SIGNATURE,
+    Reason.MALFORMED,
+)
+
+__all__ = ["Neighbour", "Neighbours"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbour:
-    """A node with a channel to this one, as it is now.
-
-    ``url`` is the base URL of its server, None if it serves nowhere. Times are those of ``loop.time()``. The bytes are
-    those of the channel: frames of WebSocket, without TCP and IP headers.
-    """
-
-    id: str
-    url: str | None
-    address: str
-    rtt_s: float
-    since_s: float
-    software: str
-    static: bool
-    sent_bytes: int
-    received_bytes: int
-
-
-@dataclass(slots=True)
-class _Contact:
-    channel: SiteChannel
-    url: str | None
-    gossip: TokenBucket
 
 
 class Neighbours:
@@ -134,7 +118,8 @@ class Neighbours:
             self.discovery = Discovery(
                 self.node, host=host, port=port, announce=announce, heard=self._heard, lost=self._lost
             )
-        self._contacts: dict[str, _Contact] = {}
+        self._contacts: dict[str, Contact] = {}
+        self._clones = Clones(self.node, self._loop.time)
         # Who introduced itself to which dial, until that has ended.
         self._greeted: dict[asyncio.Task[Any] | None, str] = {}
         self._interfaces: tuple[Interface, ...] = ()
@@ -195,8 +180,8 @@ class Neighbours:
             self._spawn(contact.channel.close(Reason.BANNED))
 
     def bans(self) -> list[Ban]:
-        """The bans that hold now."""
-        return self._acquaintances.bans(self._loop.time())
+        """The bans that hold now, and the ids, perhaps this node's own, that two machines have."""
+        return [*self._acquaintances.bans(self._loop.time()), *self._clones.all()]
 
     # Hints -------------------------------------------------------------------------------------
 
@@ -209,12 +194,14 @@ class Neighbours:
         self._acquaintances.lost(hint.node_prefix)
 
     def _told(self, teller: str, message: bytes) -> None:
-        now_s, quota = self._loop.time(), self._contacts[teller].gossip
+        now_s, contact = self._loop.time(), self._contacts[teller]
+        quota = contact.gossip
         if quota.take(len(message), now_s) > 0:
             quota.take(-len(message), now_s)  # What is not read costs nothing.
             return
+        # What is on a machine alone is told by whoever is there too: a word from elsewhere leads to no local service.
         for entry in decode_gossip(message):
-            if self._near(entry.address) and entry.port:
+            if self._near(entry.address) and entry.port and contact.shares(entry):
                 url = base_url(entry.address, entry.port)
                 self._acquaintances.told(teller, entry.prefix, url, now_s)
         self._wake.set()
@@ -281,6 +268,8 @@ class Neighbours:
             self._acquaintances.reached(url, node, now_s, proven=False)
             return
         self._acquaintances.failed(url, now_s, random.random(), settled=reason in _SETTLED)  # noqa: S311
+        if reason is Reason.CLONED:
+            self._clones.met_self(url)
         if not self._stopping and (url in self._static or reason not in (Reason.UNREACHABLE, Reason.SELF)):
             self._tell("refused", node, url, reason)
 
@@ -299,6 +288,8 @@ class Neighbours:
         return Reason.DUPLICATE if crosses else None
 
     def _refuse_caller(self, address: str, error: ChannelRefusedError) -> None:
+        if error.reason == Reason.CLONED:
+            self._clones.met_self(address)
         if error.reason not in (Reason.LOST, Reason.DUPLICATE, Reason.SELF):
             self._tell("refused", None, address, error.reason)
 
@@ -317,6 +308,10 @@ class Neighbours:
         if objection is not None:
             await channel.close(Reason(objection.value))
             return
+        if self._is_elsewhere(channel, now_s):
+            self._tell("refused", node, url or channel.address, Reason.CLONED)
+            await channel.close(Reason.CLONED)
+            return
         verdict = self._acquaintances.joined(node, url, now_s, by_me=by_me)
         if verdict is Verdict.REFUSE:
             await channel.close(Reason.DUPLICATE)
@@ -324,7 +319,7 @@ class Neighbours:
         if verdict is Verdict.REPLACE:
             self._replace(node)
         quota = TokenBucket(limits.GOSSIP_BYTES_PER_S, limits.GOSSIP_BYTES_BURST, now_s)
-        contact = self._contacts[node] = _Contact(channel, url, quota)
+        contact = self._contacts[node] = Contact(channel, url, quota)
         try:
             self._greet(contact)
             await channel.run(lambda message: self._receive(node, message))
@@ -337,6 +332,19 @@ class Neighbours:
                 self._acquaintances.left(node, self._loop.time(), random.random())  # noqa: S311
                 self._wake.set()
                 self._part(contact, channel.reason or Reason.LOST)
+            if channel.reason is Reason.CLONED:
+                # Whoever said so is connected with the other machine, and stays that for a while.
+                self._clones.met_self(f"a neighbour of {channel.address}")
+                if dialled is not None:
+                    self._acquaintances.failed(dialled, self._loop.time(), random.random(), settled=True)  # noqa: S311
+
+    def _is_elsewhere(self, channel: SiteChannel, now_s: float) -> bool:
+        """Whether the node of a new channel is here already, from another machine that has the same key."""
+        old = self._contacts.get(channel.node)
+        if old is None:
+            return False
+        crossing = old.channel.dialled != channel.dialled and now_s - old.channel.since_s < limits.HANDSHAKE_TIMEOUT_S
+        return not crossing and self._clones.elsewhere(channel.node, place_of(old.channel), place_of(channel))
 
     def _receive(self, node: str, message: bytes) -> None:
         if message[0] == GOSSIP_TAG:
@@ -350,44 +358,33 @@ class Neighbours:
         self._spawn(old.channel.close(Reason.DUPLICATE))
         self._part(old, Reason.DUPLICATE)
 
-    def _greet(self, contact: _Contact) -> None:
+    def _greet(self, contact: Contact) -> None:
         """Tell the caller, tell the new neighbour of the others, and the others of it."""
         node = contact.channel.node
         self._tell("joined", node, contact.url, None)
         self._gossip(node)
-        whereabouts = _whereabouts(contact)
+        whereabouts = contact.whereabouts()
         if whereabouts is not None:
             message = encode_gossip([whereabouts])
             for other in list(self._contacts.values()):
-                if other is not contact and _may_hear(other, whereabouts):
+                if other is not contact and other.shares(whereabouts):
                     other.channel.send(message)
         self._on_join(self._snapshot(contact))
 
-    def _part(self, contact: _Contact, reason: str) -> None:
+    def _part(self, contact: Contact, reason: str) -> None:
         self._tell("left", contact.channel.node, contact.url, reason)
         self._on_leave(self._snapshot(contact), str(reason))
+
+    def _snapshot(self, contact: Contact) -> Neighbour:
+        return contact.neighbour(static=self._acquaintances.named(contact.channel.node))
 
     def _gossip(self, node: str) -> None:
         """Tell a neighbour where the others are."""
         listener = self._contacts[node]
-        known = [_whereabouts(contact) for contact in self._contacts.values() if contact is not listener]
-        entries = [entry for entry in known if entry is not None and _may_hear(listener, entry)]
+        known = [contact.whereabouts() for contact in self._contacts.values() if contact is not listener]
+        entries = [entry for entry in known if entry is not None and listener.shares(entry)]
         if entries:
             listener.channel.send(encode_gossip(entries))
-
-    def _snapshot(self, contact: _Contact) -> Neighbour:
-        channel = contact.channel
-        return Neighbour(
-            id=channel.node,
-            url=contact.url,
-            address=channel.address,
-            rtt_s=channel.rtt_s,
-            since_s=channel.since_s,
-            software=channel.peer.software,
-            static=self._acquaintances.named(channel.node),
-            sent_bytes=channel.sent_bytes,
-            received_bytes=channel.received_bytes,
-        )
 
     # Housekeeping ------------------------------------------------------------------------------
 
@@ -409,21 +406,3 @@ class Neighbours:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a task about neighbours failed", exc_info=task.exception())
-
-
-def _whereabouts(contact: _Contact) -> Whereabouts | None:
-    """What may be told of a neighbour: where it was reached, if that means something on another machine."""
-    channel = contact.channel
-    if not channel.peer.port or not tellable(channel.address):
-        return None
-    return Whereabouts(channel.node[:PREFIX_CHARS], channel.address, channel.peer.port)
-
-
-def _may_hear(listener: _Contact, entry: Whereabouts) -> bool:
-    """An address on this machine alone is told to nodes on this machine alone."""
-    return not _is_loopback(entry.address) or _is_loopback(listener.channel.address)
-
-
-def _is_loopback(text: str) -> bool:
-    address = parse_address(text)
-    return address is not None and address.is_loopback

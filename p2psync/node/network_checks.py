@@ -1,13 +1,20 @@
-"""What is looked at of the network: whether neighbours on this site can find this machine. Asks no other machine."""
+"""What is looked at of the network: whether neighbours can find this machine, and no other in its stead.
+
+No other machine is asked.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import errno
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
 
 from p2psync.limits import INTERFACES_MAX
-from p2psync.node.findings import Finding, ok, warning
+from p2psync.node.findings import Finding, failed, ok, warning
+from p2psync.node.handing import hand_over
+from p2psync.node.identity import known_node_id
 from p2psync.transport import multicast
 from p2psync.transport.interfaces import Interface, heard_on, read_interfaces
 
@@ -54,6 +61,24 @@ def judge_joining(addresses: Sequence[str], port: int) -> Finding:
     if refused:
         return warning("multicast", f"{multicast.GROUP} cannot be joined on {', '.join(refused)}", _STATIC)
     return ok("multicast", f"{multicast.GROUP}:{port} can be joined")
+
+
+def check_identity(home: Path) -> Finding | None:
+    """What the node that runs on the home knows of other machines with its key; None where none runs."""
+    told = asyncio.run(hand_over(home, "peers", {}, lambda _event: None))
+    own = known_node_id(home)
+    if told is None or own is None:
+        return None
+    return judge_identity(own, told["banned"])
+
+
+def judge_identity(own: str, refused: Sequence[Mapping[str, Any]]) -> Finding:
+    """Judge what a node tells of those that it refuses: itself is among them where somebody else has its key."""
+    for row in refused:
+        if row["node"] == own:
+            hint = "stop one of them, remove its folder node/, which holds nothing but this key, and start it again"
+            return failed("identity", str(row["reason"]), hint)
+    return ok("identity", f"node {own[:16]}, met nowhere else")
 
 
 def check_kernel() -> Finding | None:

@@ -239,7 +239,8 @@ async def _watch(owner: Owner, request: PullRequest, emit: Emit) -> dict[str, An
             if not error.retryable:
                 raise
             emit({"event": "waiting", "reason": str(error), "retry_s": WATCH_S})
-        await asyncio.sleep(WATCH_S)
+        # Nodes that lost their seed at the same moment must not all come back at the same moment.
+        await asyncio.sleep(WATCH_S * random.uniform(0.75, 1.25))  # noqa: S311
 
 
 async def _tag(owner: Owner, args: Args, _emit: Emit) -> dict[str, Any]:

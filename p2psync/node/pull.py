@@ -26,6 +26,7 @@ from p2psync.errors import (
 from p2psync.limits import CHAIN_VERSIONS_MAX, DISCOVERY_PATIENCE_S
 from p2psync.manifest import Chunk, Head, Manifest, Reference, Tree, TreeReader, Variant, chunk_table, files_of
 from p2psync.node.chain import version_between
+from p2psync.node.counts import Counts
 from p2psync.node.fetch import Fetch
 from p2psync.node.forms import ChosenForms, Wish, choose_forms
 from p2psync.node.mirror import mirror_forms
@@ -357,8 +358,7 @@ class Pull:
         }
 
     def _result(self, head: Head, path: Path, total: int, sources: SourceSet, fetch: Fetch | None) -> dict[str, Any]:
-        lan, wan, patched = (fetch.lan, fetch.wan, fetch.patched) if fetch else (0, 0, 0)
-        by_source = fetch.by_source if fetch else {}
+        counts = fetch.counts if fetch else Counts()
         control = {"lan": self._site.control_bytes() - self._control_bytes} if self._site is not None else {}
         return {
             "reference": reference_of(head),
@@ -369,13 +369,16 @@ class Pull:
             "unchanged": fetch is None,
             "bytes": {
                 "total": total,
-                "reused": total - lan - wan - patched,
-                "patched": patched,
-                "lan": lan,
-                "wan": wan,
+                "reused": total - counts.lan - counts.wan - counts.patched,
+                "patched": counts.patched,
+                "lan": counts.lan,
+                "wan": counts.wan,
             },
+            "surplus": {kind.value: counts.surplus(kind) for kind in (SourceKind.LAN, SourceKind.WAN)},
             "wire": {link: count + control.get(link, 0) for link, count in sources.wire().items()},
-            "sources": [{"url": s.url, "kind": s.kind.value, "bytes": by_source.get(s.url, 0)} for s in sources.all],
+            "sources": [
+                {"url": s.url, "kind": s.kind.value, "bytes": counts.by_source.get(s.url, 0)} for s in sources.all
+            ],
         }
 
 

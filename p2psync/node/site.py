@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
 from p2psync.content import Digest
-from p2psync.limits import DISCOVERY_WAIT_S, INTERFACE_CHECK_S, READERS_MAX
+from p2psync.limits import ANSWERS_PER_NODE_MAX, DISCOVERY_WAIT_S, INTERFACE_CHECK_S, READERS_MAX
 from p2psync.node.holdings import holdings
 from p2psync.node.identity import node_key
 from p2psync.node.neighbours import Neighbour, Neighbours
@@ -67,6 +68,8 @@ class Site:
         self._interfaces: tuple[Interface, ...] = ()
         self._arrival = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        # How many greetings of each neighbour are being answered.
+        self._answers: Counter[str] = Counter()
 
     async def open(
         self,
@@ -128,7 +131,7 @@ class Site:
         return list(self._spreads.values())
 
     def bans(self) -> list[dict[str, Any]]:
-        """Whom this node does not speak with, and why."""
+        """Whom this node does not speak with, and which ids two machines have, and why."""
         now_s = asyncio.get_running_loop().time()
         bans = self.neighbours.bans() if self.neighbours is not None else []
         return [{"node": b.node, "reason": b.reason, "seconds": round(b.until_s - now_s, 1)} for b in bans]
@@ -205,9 +208,7 @@ class Site:
             spread = self._spreads.get(topic_of(message.root))
             if spread is None:
                 if not message.answer:
-                    task = asyncio.create_task(self._answer(node, message))
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
+                    self._begin_answer(node, message)
                 return
             if spread.count == message.have.count:
                 spread.told(node, message)
@@ -220,30 +221,43 @@ class Site:
         spread = self._spreads.get(topic)
         return spread.count if spread is not None else None
 
-    async def _answer(self, node: str, asked: Hello) -> None:
-        """Say what this node holds of a version that it does not pull, or that it holds nothing."""
-        count = asked.have.count
-        held = await self._held(node, asked) if self.serves else None
-        spread = self._spreads.get(topic_of(asked.root))
-        if spread is not None:
-            if spread.count == count:
-                spread.told(node, asked)
+    def _begin_answer(self, node: str, asked: Hello) -> None:
+        """Answer a neighbour soon. One that greets faster than it can be answered is not heard meanwhile."""
+        if self._answers[node] >= ANSWERS_PER_NODE_MAX:
             return
-        self.send((node,), Hello(asked.root, False, False, True, bytes(8), held or Inventory(count)))  # noqa: FBT003
+        # Of the greeting only this is kept: sixty bytes of it may unpack to an inventory of half a megabyte.
+        task = asyncio.create_task(self._answer(node, asked.root, asked.have.count, wants=asked.wants))
+        self._answers[node] += 1
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._answered(done, node))
 
-    async def _held(self, node: str, asked: Hello) -> Inventory | None:
-        count = asked.have.count
+    def _answered(self, task: asyncio.Task[None], node: str) -> None:
+        self._tasks.discard(task)
+        self._answers[node] -= 1
+        if not self._answers[node]:
+            del self._answers[node]
+
+    async def _answer(self, node: str, root: Digest, count: int, *, wants: bool) -> None:
+        """Say what this node holds of a version that it does not pull, or that it holds nothing.
+
+        A pull of it that has begun meanwhile has greeted every neighbour, and hears what this one holds by its answer.
+        """
+        held = await self._held(node, root, count, wants=wants) if self.serves else None
+        if topic_of(root) not in self._spreads:
+            self.send((node,), Hello(root, False, False, True, bytes(8), held or Inventory(count)))  # noqa: FBT003
+
+    async def _held(self, node: str, root: Digest, count: int, *, wants: bool) -> Inventory | None:
         try:
-            bits = await asyncio.to_thread(self._store.inventory, asked.root)
+            bits = await asyncio.to_thread(self._store.inventory, root)
             if bits is not None:
                 return Inventory.from_bits(bits, count) if len(bits) <= (count + 7) // 8 else None
             url = next((neighbour.url for neighbour in self.live() if neighbour.id == node), None)
             empty = not self._spreads and not await asyncio.to_thread(self._store.versions)
-            if url is None or empty or not asked.wants:
+            if url is None or empty or not wants:
                 return None
             # Chunks have no version: what another one brought is as good.
             async with self._one_at_a_time:
-                return await holdings(self._store, asked.root, count, url)
+                return await holdings(self._store, root, count, url)
         except Exception:  # what cannot be read is not here
-            log.exception("what is here of %s cannot be read", asked.root)
+            log.exception("what is here of %s cannot be read", root)
             return None

@@ -11,6 +11,7 @@ import os
 import struct
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +21,7 @@ from p2psync import disk
 from p2psync.content import Digest
 from p2psync.errors import NotFoundError, P2PSyncError
 from p2psync.limits import CHUNK_BYTES, PART_KEEP_S, PART_PROVED_BYTES_MAX
-from p2psync.manifest import Encoded, FormsReader, Manifest, chunk_count
+from p2psync.manifest import Encoded, FormSet, FormsReader, Manifest, chunk_count
 from p2psync.store.descriptors import Descriptors
 from p2psync.store.home import READ_FLAGS, Home, Identity, disk_errors
 from p2psync.store.locate import Located
@@ -113,8 +114,8 @@ class EncodedPacks:
             self._packs[root] = pack
             self._by_digest.update({digest: (root, number) for digest, number in pack.numbers.items()})
 
-    def reader(self, manifest: Manifest) -> FormsReader:
-        """All forms of a version, from the nodes that are here.
+    def reader(self, manifest: Manifest, wants: Callable[[FormSet, int, int], bool] | None = None) -> FormsReader:
+        """All forms of a version, or those in the nodes that ``wants`` names, from the nodes that are here.
 
         Raises:
             NotFoundError: a node is not here.
@@ -122,7 +123,7 @@ class EncodedPacks:
         """
         if manifest.forms is None:
             raise NotFoundError("the version has no forms")
-        reader = FormsReader(manifest.forms, manifest.encoded, chunk_count(manifest))
+        reader = FormsReader(manifest.forms, manifest.encoded, chunk_count(manifest), wants)
         while wanted := reader.missing():
             for digest in wanted:
                 node = self.manifests.node(digest)

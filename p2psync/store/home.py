@@ -10,11 +10,12 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from p2psync import disk
 from p2psync.content import Digest
 from p2psync.errors import DamagedError, P2PSyncError, StoreError, StoreFullError, StoreUnwritableError
 
@@ -120,9 +121,16 @@ class Home:
         """
         self.require_folder()
         with disk_errors(self.path):
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self.heads, self.manifests, self.models, self.partial, self.staging):
-                folder.mkdir(exist_ok=True)
+            disk.make_folder(self.path.parent)
+            disk.make_folder(self.path, 0o700)
+            inside = (self.heads, self.manifests, self.models, self.partial, self.staging)
+            missing = [folder for folder in inside if not folder.is_dir()]
+            for folder in missing:
+                with suppress(FileExistsError):
+                    disk.mkdir(folder)
+            if missing:
+                # What is durable in them is lost with them.
+                disk.sync_folder(self.path)
 
 
 @contextmanager

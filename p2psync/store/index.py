@@ -24,7 +24,7 @@ from typing import Any
 
 from p2psync.content import DIGEST_BYTES, Digest
 from p2psync.errors import StoreError, UnsupportedVersionError
-from p2psync.limits import KIB
+from p2psync.limits import CHUNK_BYTES, KIB
 from p2psync.store.home import Identity, free_bytes, full_error
 
 _SCHEMA_VERSION = 1
@@ -50,6 +50,20 @@ CREATE TABLE nodes (
     PRIMARY KEY (digest, root)) WITHOUT ROWID;
 CREATE INDEX nodes_by_root ON nodes (root);
 """
+# What must hold of every row: SQLite itself proves where values stand, not what they are. Chunks are many: one that is
+# unsound is not found.
+_SOUND = {
+    "installs": "typeof(name) = 'text' AND typeof(root) = 'blob' AND length(root) = 32"
+    " AND typeof(source) IN ('null', 'text') AND typeof(size) = 'integer' AND typeof(files) = 'integer'"
+    " AND typeof(chunks) = 'integer' AND typeof(variants) = 'text' AND json_valid(variants)",
+    "contents": "typeof(digest) = 'blob' AND length(digest) = 32 AND typeof(size) = 'integer'"
+    " AND typeof(cut) = 'blob' AND length(cut) % 36 = 0",
+    "files": "typeof(number) = 'integer' AND typeof(path) = 'text' AND typeof(sha256) = 'blob' AND length(sha256) = 32"
+    " AND typeof(runs) = 'blob' AND length(runs) % 8 = 0 AND typeof(identity) = 'blob' AND length(identity) = 40"
+    " AND typeof(external) = 'integer' AND typeof(good) = 'integer'",
+    "nodes": "typeof(root) = 'blob' AND length(root) = 32 AND typeof(offset) = 'integer' AND offset >= 0"
+    " AND typeof(length) = 'integer' AND length >= 0",
+}
 _IDENTITY = struct.Struct("<QQQqq")
 _CUT = struct.Struct(f"<{DIGEST_BYTES}sI")
 _RUN = struct.Struct("<II")
@@ -437,6 +451,7 @@ class Index:
         if found > _SCHEMA_VERSION:
             raise UnsupportedVersionError(f"a newer p2psync wrote {self._path}", hint="update p2psync")
         if not self._write:
+            self._require_sound()
             return
         empty = not self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if found == 0 and empty:
@@ -444,6 +459,14 @@ class Index:
         (answer,) = self._writer.execute("PRAGMA quick_check(1)").fetchone()
         if answer != "ok" or (found == 0 and not empty):
             raise IndexDamagedError(f"the index {self._path} is damaged: {answer}")
+        self._require_sound()
+
+    def _require_sound(self) -> None:
+        for table, rule in _SOUND.items():
+            sql = f"SELECT EXISTS (SELECT 1 FROM {table} WHERE NOT ({rule}))"  # noqa: S608 -- only names of this file.
+            if self._writer.execute(sql).fetchone()[0]:
+                text = f"the index {self._path} is damaged: {table} holds what nobody wrote"
+                raise IndexDamagedError(text, hint="p2psync verify rebuilds it")
 
 
 _INSTALL = "i.id, i.name, i.root, i.source, i.size, i.files, i.chunks, i.variants"
@@ -454,7 +477,9 @@ _SELECT_FILES = f"SELECT {_FILE} FROM files f {_JOINS}"  # noqa: S608 -- only na
 _SELECT_SPOTS = (
     f"SELECT {_FILE}, k.offset, k.length"  # noqa: S608 -- only names of this file.
     f" FROM chunks k JOIN files f ON f.content = k.content AND f.good >= ? {_JOINS}"
-    " WHERE k.digest = ? ORDER BY f.good DESC, f.id DESC LIMIT 8"
+    " WHERE k.digest = ? AND typeof(k.offset) = 'integer' AND k.offset >= 0"
+    f" AND typeof(k.length) = 'integer' AND k.length BETWEEN 1 AND {CHUNK_BYTES}"
+    " ORDER BY f.good DESC, f.id DESC LIMIT 8"
 )
 
 
@@ -473,6 +498,9 @@ def _chunk_rows(content: int | None, cut: bytes) -> Iterator[tuple[bytes, int | 
 def _database_errors(path: Path) -> Iterator[None]:
     try:
         yield
+    except UnicodeDecodeError as error:
+        # A name in the schema that is no text, which SQLite would have told in its message.
+        raise IndexDamagedError(f"the index {path} is damaged: {error}", hint="p2psync verify rebuilds it") from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         # On a full disk SQLite cannot even make the file through which its connections agree, and calls that I/O.

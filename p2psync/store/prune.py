@@ -201,6 +201,8 @@ def _delete_version(opened: OpenHome, install: InstallRow) -> None:
     trash = None
     if folder is not None and folder.exists():
         trash = Path(tempfile.mkdtemp(dir=opened.home.staging))
+        # What is moved into it must not be lost with it: until the index is told, it is the version.
+        disk.sync_folder(opened.home.staging)
         disk.rename(folder, trash / folder.name)
         disk.sync_folder(folder.parent)
     opened.index.remove(install)

@@ -8,7 +8,7 @@ takes as long as bringing a small model.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,7 +16,18 @@ from typing import Self
 from p2psync import disk
 from p2psync.content import Digest
 from p2psync.errors import ModelNotFoundError, StoreLockedError, StoreUnwritableError
-from p2psync.manifest import Encoded, FormsReader, Head, Manifest, Reference, SigningKey, Tree, peek_head, sign_head
+from p2psync.manifest import (
+    Encoded,
+    FormSet,
+    FormsReader,
+    Head,
+    Manifest,
+    Reference,
+    SigningKey,
+    Tree,
+    peek_head,
+    sign_head,
+)
 from p2psync.store import linux, locate, records, recovery
 from p2psync.store.heads import resolve, selector_digest
 from p2psync.store.home import Home, disk_errors
@@ -175,14 +186,14 @@ class Store:
         """What a version holds. None when its nodes are not here or do not prove."""
         return self._opened.manifests.get(root)
 
-    def forms(self, manifest: Manifest) -> FormsReader:
-        """All encoded chunks of a version.
+    def forms(self, manifest: Manifest, wants: Callable[[FormSet, int, int], bool] | None = None) -> FormsReader:
+        """The encoded chunks of a version: all, or those of the nodes that ``wants`` names (see ``FormsReader``).
 
         Raises:
             NotFoundError: it has none, or their nodes are not here.
             MalformedError: the nodes are not what they must be.
         """
-        return self._opened.packs.reader(manifest)
+        return self._opened.packs.reader(manifest, wants)
 
     def tree(self, root: Digest) -> Tree:
         """The nodes of a version.

@@ -7,9 +7,9 @@ chunk in full.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from p2psync.codec import Form
 from p2psync.manifest import Chunk, Encoded, FormSet, SetKind
@@ -25,6 +25,7 @@ DECODE_BYTES_PER_S: Final = {
     Form.RESIDUAL: 0.1e9,
 }
 RAW: Final = "raw"
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,13 @@ class Plan:
             count, raw, wire = found.get(choice.kind, (0, 0, 0))
             found[choice.kind] = count + 1, raw + choice.chunk.length, wire + choice.wire_bytes
         return found
+
+    def split(self, key: Callable[[Chunk], _Key]) -> dict[_Key, Plan]:
+        """The choices by a key of their chunks, as plans that add up to this one."""
+        found: dict[_Key, list[Choice]] = {}
+        for choice in self.choices:
+            found.setdefault(key(choice.chunk), []).append(choice)
+        return {key: Plan(tuple(choices), self.link_bytes_per_s) for key, choices in found.items()}
 
 
 def plan(

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from p2psync.transport.endpoint import parse_endpoint
     from p2psync.transport.handshake import Hello, Reason, node_id_of
     from p2psync.transport.interfaces import Interface, base_url, inside, listens_on, parse_address, read_interfaces
+    from p2psync.transport.library import Library
     from p2psync.transport.local import LocalServer, call
     from p2psync.transport.meters import Meters
     from p2psync.transport.sending import Located
-    from p2psync.transport.server import Library, Page, ServeLimits, Server, SiteRoute, Told
+    from p2psync.transport.server import Page, ServeLimits, Server, SiteRoute, Told
     from p2psync.transport.site import Channels
     from p2psync.transport.source import HeadReply, Source, SourceKind, Timeouts, Wire
 
@@ -70,7 +71,7 @@ _HOMES = {
     "Hello": "handshake",
     "Hint": "discovery",
     "Interface": "interfaces",
-    "Library": "server",
+    "Library": "library",
     "LocalServer": "local",
     "Located": "sending",
     "Meters": "meters",

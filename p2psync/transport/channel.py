@@ -13,7 +13,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Final
 
@@ -55,6 +55,8 @@ class Speaker:
     host: str | None = None
     port: int = 0
     software: str = SOFTWARE
+    # Nonces of the handshakes that are under way: by them a node tells itself from another machine with its key.
+    nonces: set[bytes] = field(default_factory=set, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.site.encode()) > limits.SITE_ID_BYTES_MAX:
@@ -97,9 +99,11 @@ async def shake(
     Raises:
         ChannelRefusedError: no channel comes about. The WebSocket was closed with the reason.
     """
+    own = me.hello(_address(webs, "sockname"))
+    me.nonces.add(own.nonce)
     try:
         async with asyncio.timeout(times.handshake_s):
-            return await _shake(webs, me, times, dialled=dialled, admit=admit)
+            return await _shake(webs, me, own, times, dialled=dialled, admit=admit)
     except TimeoutError as error:
         refusal = ChannelRefusedError("the node did not introduce itself in time", reason=Reason.SLOW)
         await _farewell(webs, Reason.SLOW, times.close_s)
@@ -110,29 +114,33 @@ async def shake(
     except (OSError, aiohttp.ClientError) as error:
         await _farewell(webs, Reason.LOST, times.close_s)
         raise ChannelRefusedError(f"the connection broke: {error}", reason=Reason.LOST) from error
+    finally:
+        me.nonces.discard(own.nonce)
 
 
 async def _shake(
     webs: WebSocket,
     me: Speaker,
+    introduction: Hello,
     times: ChannelTimes,
     *,
     dialled: bool,
     admit: Callable[[Hello, bool], Reason | None],
 ) -> SiteChannel:
     loop = asyncio.get_running_loop()
-    own = encode_hello(me.hello(_address(webs, "sockname")))
+    own = encode_hello(introduction)
     began_s = loop.time()
     await webs.send_bytes(own)
     theirs = await _expect(webs, limits.HELLO_BYTES_MAX)
     hello = decode_hello(theirs)
-    if hello.key == me.key.verify_key:
+    if hello.nonce in me.nonces:
         raise ChannelRefusedError("the node dialled itself", reason=Reason.SELF)
     if hello.site != me.site:
         raise ChannelRefusedError(
             f"the node belongs to site {hello.site!r}, this one to {me.site!r}", reason=Reason.SITE
         )
-    refused = admit(hello, dialled)
+    cloned = hello.key == me.key.verify_key
+    refused = None if cloned else admit(hello, dialled)
     if refused is not None:
         raise ChannelRefusedError(f"the node {hello.node[:16]} is refused: {refused}", reason=refused)
     dialler, listener = (own, theirs) if dialled else (theirs, own)
@@ -142,6 +150,8 @@ async def _shake(
     # The other side signed our nonce, so what lies between is one round trip and its work.
     rtt_s = loop.time() - began_s
     check_proof(hello, transcript(of_dialler=not dialled, dialler=dialler, listener=listener), signature)
+    if cloned:
+        raise ChannelRefusedError("another machine has this node's key", reason=Reason.CLONED)
     channel = SiteChannel(webs, hello, times, dialled=dialled, rtt_s=rtt_s)
     channel.sent_bytes += _on_wire(len(own), masked=dialled) + _on_wire(len(proof), masked=dialled)
     channel.received_bytes += _on_wire(len(theirs), masked=not dialled)

@@ -216,16 +216,19 @@ class Discovery:
             self.refused[refusal or "port"] += 1
             return
         said = [str(address) for address in info.ip_addresses_by_version(IPVersion.All)]
-        loopback = listens_on(self._host, "127.0.0.1")
-        addresses = usable(said, self._interfaces, loopback=loopback)
+        # Whoever can be reached from elsewhere is not sent to what listens on this machine alone.
+        alone = all(map(_is_loopback, self._addresses()))
+        addresses = usable(said, self._interfaces, loopback=alone and listens_on(self._host, "127.0.0.1"))
         if not addresses:
             self.refused["outside"] += 1
             return
-        hint = Hint(prefix, addresses, info.port or 0)
-        if name not in self._known and len(self._known) >= limits.ANNOUNCEMENTS_MAX:
+        hint, known = Hint(prefix, addresses, info.port or 0), self._known.pop(name, None)
+        self._known[name] = hint  # The one that was spoken of last stands last.
+        if len(self._known) > limits.ANNOUNCEMENTS_MAX:
+            # A flood must not keep out who comes after it; who was met before is kept by its channel.
             self.refused["full"] += 1
-        elif self._known.get(name) != hint:
-            self._known[name] = hint
+            self._lost(self._known.pop(next(iter(self._known))))
+        if known != hint:
             self._heard(hint)
 
 

@@ -40,6 +40,7 @@ class Reason(StrEnum):
     MALFORMED = "malformed"  # A message that the protocol does not allow.
     SLOW = "slow"  # The handshake did not end in time.
     DUPLICATE = "duplicate"  # Another channel to the same node stays.
+    CLONED = "cloned"  # Another machine has the node's key, or this one's.
     BANNED = "banned"
     FULL = "full"  # As many channels as a node may have.
     OVERFLOW = "overflow"  # The other side does not read what it is sent.

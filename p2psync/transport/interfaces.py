@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import ifaddr
 
@@ -12,6 +13,8 @@ from p2psync.errors import DiscoveryError
 from p2psync.limits import INTERFACES_MAX
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+# The metadata services of clouds. A machine may have an address in their subnets.
+_METADATA: Final = frozenset(map(ipaddress.ip_address, ("169.254.169.254", "169.254.170.2", "fd00:ec2::254")))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -67,10 +70,10 @@ def inside(text: str, interfaces: Iterable[Interface], *, loopback: bool) -> boo
 
     Those are the subnets of our own addresses. A link-local IPv6 address counts with the scope of one of our
     interfaces only, loopback only for a node that listens there. Anything else (the internet, a name, multicast,
-    an unspecified or mapped address) is outside.
+    an unspecified or mapped address, and where clouds answer with a machine's credentials) is outside.
     """
     address = parse_address(text)
-    if address is None or address.is_multicast or address.is_unspecified:
+    if address is None or address.is_multicast or address.is_unspecified or address in _METADATA:
         return False
     if address.is_loopback:
         return loopback

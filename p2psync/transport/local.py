@@ -241,7 +241,8 @@ def _peer(sock: socket.socket) -> tuple[int, int, int]:
 
 
 def _line(frame: JsonObject) -> bytes:
-    return json.dumps(frame, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    # In ASCII: a path that is no UTF-8 reaches the other side as it is.
+    return json.dumps(frame, separators=(",", ":")).encode() + b"\n"
 
 
 def _parse(line: bytes) -> JsonObject:
@@ -274,13 +275,14 @@ def _told(error: P2PSyncError) -> JsonObject:
 
 def _heard(told: Any) -> P2PSyncError:
     """The error that ``_told`` wrote down."""
-    if not isinstance(told, dict) or not isinstance(told.get("message"), str):
+    sound = isinstance(told, dict) and isinstance(told.get("message"), str)
+    if not sound or not isinstance(told.get("hint"), str | None) or not isinstance(told.get("facts", {}), dict):
         return RemoteProtocolError("the answer is neither an event, a result nor an error")
     kind = next((kind for kind in _kinds(P2PSyncError) if _code(kind) == told.get("code")), P2PSyncError)
     error = kind.__new__(kind)
     P2PSyncError.__init__(error, told["message"], hint=told.get("hint"))
-    for name, value in dict(told.get("facts") or {}).items():
-        if name.isidentifier() and not name.startswith("_") and not hasattr(kind, name):
+    for name, value in told.get("facts", {}).items():
+        if name.isidentifier() and not name.startswith("_") and not hasattr(error, name):
             setattr(error, name, value)
     return error
 

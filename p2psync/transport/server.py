@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final
 
 from aiohttp import web
 
@@ -23,13 +24,17 @@ from p2psync import limits
 from p2psync.content import DIGEST_BYTES, Digest
 from p2psync.errors import InvalidReferenceError, MalformedError
 from p2psync.manifest import Reference
-from p2psync.transport.frames import ABSENT, LATER, LENGTH, decode_digests
+from p2psync.transport import batches
+from p2psync.transport.frames import decode_digests
 from p2psync.transport.gate import Gate
 from p2psync.transport.heads import PROTOCOL
 from p2psync.transport.interfaces import parse_address
+from p2psync.transport.library import Library
 from p2psync.transport.meters import Meters
+from p2psync.transport.misses import Misses
+from p2psync.transport.ranges import range_of
 from p2psync.transport.readers import ReaderWatch
-from p2psync.transport.sending import DiskThreads, Located, Sender, address_of, read_exactly
+from p2psync.transport.sending import DiskThreads, Sender, address_of
 
 _HEAD: Final = re.compile(r"/v1/heads/([^?#%]+)/(?:tags/([^/?#%]+)|digests/([0-9a-f]{64}))")
 # A test holds this equal to p2psync.__version__: the package's front door leads to every room, so no room imports it.
@@ -38,7 +43,8 @@ _SPOKEN: Final = {"P2PSync-Protocol": PROTOCOL}
 _NAMED: Final = {"Server": "p2psync"}
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 SITE_PATH: Final = "/v1/site"
-_RANGE: Final = re.compile(r"bytes=([0-9]{1,9})-([0-9]{1,9})")
+# Answers to who asked in vain.
+_MISSED: Final = (404, 416)
 _BY_DIGEST: Final = re.compile(r"/v1/(nodes|chunks|have)/([0-9a-f]{64})")
 
 SiteRoute = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -61,22 +67,6 @@ class Page:
     near: bool = False
 
 
-class Library(Protocol):
-    """What a server serves from. Its calls are quick; all but ``locate`` may wait for a disk."""
-
-    def head(self, name: str, selector: str) -> bytes | None:
-        """The signed head of a name by tag or by ``b3:`` digest."""
-
-    def node(self, digest: Digest) -> bytes | None:
-        """A manifest node."""
-
-    def locate(self, digest: Digest) -> Located | None:
-        """Where a chunk stands, with its file's identity compared now. Called in the event loop."""
-
-    def inventory(self, root: Digest) -> bytes | None:
-        """Which chunks of a version are here: a bitset, LSB first, manifest order."""
-
-
 @dataclass(frozen=True, slots=True)
 class ServeLimits:
     """What one server allows. Tests shrink these; everything else uses the limits."""
@@ -86,6 +76,9 @@ class ServeLimits:
     idle_s: float = limits.IDLE_SERVER_S
     timeout_s: float = limits.SERVE_TIMEOUT_S
     rate_min_bytes_per_s: float = limits.SERVE_RATE_MIN_BYTES_PER_S
+    misses_burst: int = limits.MISSES_BURST
+    misses_per_s: float = limits.MISSES_PER_S
+    miss_pause_s: float = limits.MISS_PAUSE_S
 
 
 class Server:
@@ -118,6 +111,7 @@ class Server:
         self._disk = DiskThreads()
         self._watch = ReaderWatch(self._allowed.timeout_s, self._allowed.rate_min_bytes_per_s)
         self._sender = Sender(self._watch, pace, on_sent)
+        self._misses = Misses(self._allowed.misses_burst, self._allowed.misses_per_s, time.monotonic)
         self.meters = Meters()
         self._pages: dict[str, Page] = {}
         self._gate: Gate | None = None
@@ -168,6 +162,8 @@ class Server:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         response = await self._respond(request)
+        if response.status in _MISSED:
+            response = await self._put_off(request, 1.0) or response
         self.meters.answered(request.raw_path, response.status)
         return response
 
@@ -180,6 +176,17 @@ class Server:
         except ConnectionError:
             return _plain(500, "the connection is gone")  # Nobody is there to read it.
         return _plain(405, "only GET and POST are answered", Allow="GET, POST")
+
+    async def _put_off(self, request: web.BaseRequest, cost: float) -> web.Response | None:
+        """What an address is told that asked in vain too often; None if it may ask on."""
+        address = address_of(request.transport) if request.transport is not None else ""
+        wait_s = self._misses.missed(address, cost)
+        if wait_s is None:
+            return None
+        await asyncio.sleep(self._allowed.miss_pause_s)
+        refusal = _plain(429, "too much was asked for that is not here", **_SPOKEN, **{"Retry-After": str(wait_s)})
+        refusal.force_close()
+        return refusal
 
     async def _get(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.raw_path
@@ -229,7 +236,7 @@ class Server:
         if located is None:
             return _plain(404, "chunk: not here")
         try:
-            ranged = _range_of(request, located.length)
+            ranged = range_of(request.headers.get("Range"), located.length)
             first, length = ranged or (0, located.length)
             if not length:
                 return _plain(416, "chunk: no such range", **{"Content-Range": f"bytes */{located.length}"})
@@ -298,67 +305,34 @@ class Server:
         return await (self._nodes if request.raw_path == "/v1/nodes" else self._chunks)(request, digests)
 
     async def _nodes(self, request: web.BaseRequest, digests: list[Digest]) -> web.StreamResponse:
-        lengths = await self._disk.run(lambda: self._node_lengths(digests))
-        return await self._frames(request, list(zip(digests, lengths, strict=True)), self._library.node)
-
-    def _node_lengths(self, digests: list[Digest]) -> list[int]:
-        lengths: list[int] = []
-        total = 0
-        for digest in digests:
-            if total > limits.BATCH_BYTES_MAX:
-                lengths.append(LATER)
-                continue
-            node = self._library.node(digest)
-            if node is not None:
-                total += len(node)
-            over = node is not None and total > limits.BATCH_BYTES_MAX and total != len(node)
-            lengths.append(ABSENT if node is None else LATER if over else len(node))
-        return lengths
+        frames = await self._disk.run(lambda: batches.node_frames(self._library, digests))
+        return await self._frames(request, frames, self._library.node)
 
     async def _chunks(self, request: web.BaseRequest, digests: list[Digest]) -> web.StreamResponse:
-        lengths = await self._disk.run(lambda: [self._chunk_length(digest) for digest in digests])
-        if sum(length for length in lengths if length != ABSENT) > limits.BATCH_BYTES_MAX:
+        frames = await self._disk.run(lambda: batches.chunk_frames(self._library, digests))
+        if batches.payload_of(frames) > limits.BATCH_BYTES_MAX:
             return _plain(413, f"a batch is answered with at most {limits.BATCH_BYTES_MAX} bytes")
-        frames = list(zip(digests, lengths, strict=True))
-        return await self._frames(request, frames, self._read_chunk, self._count_chunks)
+        return await self._frames(request, frames, partial(batches.read_chunk, self._library), self._count_chunks)
 
-    def _count_chunks(self, piece: Sequence[tuple[Digest, int]]) -> None:
-        self.meters.chunks += sum(length != ABSENT for _, length in piece)
-
-    def _chunk_length(self, digest: Digest) -> int:
-        located = self._library.locate(digest)
-        if located is None:
-            return ABSENT
-        try:
-            return located.length
-        finally:
-            located.release()
-
-    def _read_chunk(self, digest: Digest) -> bytes | None:
-        located = self._library.locate(digest)
-        if located is None:
-            return None
-        try:
-            data = read_exactly(located)
-            return data if located.intact() else None
-        except OSError:
-            return None
-        finally:
-            located.release()
+    def _count_chunks(self, piece: Sequence[batches.Frame]) -> None:
+        self.meters.chunks += len(piece) - batches.absent(piece)
 
     async def _frames(
         self,
         request: web.BaseRequest,
-        frames: Sequence[tuple[Digest, int]],
+        frames: Sequence[batches.Frame],
         read: Callable[[Digest], bytes | None],
-        sent: Callable[[Sequence[tuple[Digest, int]]], None] | None = None,
+        sent: Callable[[Sequence[batches.Frame]], None] | None = None,
     ) -> web.StreamResponse:
         """Answer a batch piece by piece. What changed since its length was said breaks the connection."""
-        total = sum(LENGTH.size + _size(length) for _, length in frames)
-        response = web.StreamResponse(headers={"Content-Length": str(total), **_NAMED})
+        missing = batches.absent(frames)
+        refusal = await self._put_off(request, missing / limits.MISSES_IN_BATCH) if missing else None
+        if refusal is not None:
+            return refusal
+        response = web.StreamResponse(headers={"Content-Length": str(batches.size_of(frames)), **_NAMED})
         await response.prepare(request)
-        for piece in _pieces(frames):
-            data = await self._disk.run(partial(_gather, piece, read))
+        for piece in batches.pieces(frames):
+            data = await self._disk.run(partial(batches.gather, piece, read))
             if data is None or not await self._write(request, response, data):
                 if request.transport is not None:
                     request.transport.abort()
@@ -368,54 +342,9 @@ class Server:
         return response
 
 
-def _range_of(request: web.BaseRequest, whole: int) -> tuple[int, int] | None:
-    """The first byte and the length that a request asks for, of ``whole`` bytes; None is all of them.
-
-    One range with both ends is all that an asker of chunks needs; other forms are not understood, and a range that is
-    not understood is to be ignored (RFC 9110, section 14.2). A length of 0 lies beyond the end.
-    """
-    match = _RANGE.fullmatch(request.headers.get("Range", ""))
-    first, last = (int(match[1]), int(match[2])) if match else (1, 0)
-    if last < first:
-        return None
-    return first, max(0, min(last + 1, whole) - first)
-
-
 def _is_own(address: str) -> bool:
     parsed = parse_address(address)
     return parsed is not None and parsed.is_loopback
-
-
-def _size(length: int) -> int:
-    return 0 if length in (ABSENT, LATER) else length
-
-
-def _pieces(frames: Sequence[tuple[Digest, int]]) -> Iterator[list[tuple[Digest, int]]]:
-    """Group frames so that a slow reader pins little memory."""
-    piece: list[tuple[Digest, int]] = []
-    held = 0
-    for digest, length in frames:
-        size = LENGTH.size + _size(length)
-        if piece and held + size > limits.SERVE_PIECE_BYTES_MAX:
-            yield piece
-            piece, held = [], 0
-        piece.append((digest, length))
-        held += size
-    if piece:
-        yield piece
-
-
-def _gather(piece: list[tuple[Digest, int]], read: Callable[[Digest], bytes | None]) -> bytes | None:
-    """The bytes of some frames, or None where one of them is no longer what was said. Runs in a thread."""
-    parts = []
-    for digest, length in piece:
-        parts.append(LENGTH.pack(length))
-        if length not in (ABSENT, LATER):
-            data = read(digest)
-            if data is None or len(data) != length:
-                return None
-            parts.append(data)
-    return b"".join(parts)
 
 
 def _plain(status: int, text: str, **headers: str) -> web.Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
@@ -15,10 +14,10 @@ import pytest
 
 from p2psync.errors import P2PSyncError
 from p2psync.node import operations
-from tests.adversarial import liars
-from tests.adversarial.liars import Answer, Liar, Request, TreeAnswers, in_part
+from tests import liars
 from tests.integration.lab import HASTE, Home, Publisher
 from tests.integration.models import MIB, WEIGHTS, assert_equal_files, held_digests, make_model, pieces_of, size_of
+from tests.liars import Liar, Request, SeedAnswers, TreeAnswers
 
 # Hang guard of one pull. The slowest here waits a few times for a silent source.
 PULL_S = 100.0
@@ -87,26 +86,6 @@ TREE_LIES: dict[type[Liar], tuple[int, ...]] = {
     liars.SilentInBody: (NETWORK,),
     liars.Redirect: (PROTOCOL,),
 }
-
-
-class SeedAnswers:
-    """What a real seed answers, asked for each request and remembered."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._known: dict[tuple[str, str, bytes], Answer] = {}
-
-    def __call__(self, request: Request) -> Answer:
-        key = (request.method, request.path, request.body)
-        if key not in self._known:
-            connection = http.client.HTTPConnection(self._address, timeout=30)
-            connection.request(request.method, request.path, request.body or None)
-            reply = connection.getresponse()
-            kept = {name: value for name, value in reply.getheaders() if name in ("ETag", "P2PSync-Protocol")}
-            self._known[key] = Answer(reply.status, reply.read(), kept)
-            connection.close()
-        known = self._known[key]
-        return in_part(request, known.body, known.headers) if known.status == 200 else known
 
 
 @dataclass

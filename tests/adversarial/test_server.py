@@ -273,39 +273,6 @@ async def test_garbage_is_refused(tmp_path: Path, data: bytes) -> None:
         assert await served.is_well()
 
 
-@pytest.mark.parametrize(
-    ("value", "first", "length"), [("bytes=0-0", 0, 1), ("bytes=10-19", 10, 10), ("bytes=990-999999999", 990, 10)]
-)
-async def test_range_of_a_chunk(tmp_path: Path, value: str, first: int, length: int) -> None:
-    """One range of a chunk is sent alone, and what it is is said; an end behind the chunk's means the chunk's."""
-    async with serving(tmp_path, [1000], HASTE) as served:
-        answer = await served.say(get(chunk_paths(served.version)[0], f"Range: {value}", "Connection: close"))
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 206 ")
-        assert f"content-range: bytes {first}-{first + length - 1}/1000".encode() in head.lower()
-        assert body == served.version.data[first : first + length]
-
-
-async def test_range_beyond_a_chunk(tmp_path: Path) -> None:
-    """A range that begins where the chunk has ended gets a 416 that says how long it is."""
-    async with serving(tmp_path, [1000], HASTE) as served:
-        answer = await served.say(get(chunk_paths(served.version)[0], "Range: bytes=1000-1001", "Connection: close"))
-        assert answer.startswith(b"HTTP/1.1 416 ")
-        assert b"bytes */1000" in answer
-
-
-@pytest.mark.parametrize(
-    "value", ["bytes=5-1", "bytes=-1", "bytes=999999999-", "bytes=" + "0-1," * 900 + "0-1", "nonsense", ""]
-)
-async def test_range_is_not_understood(tmp_path: Path, value: str) -> None:
-    """A Range header of any other form changes nothing: the chunk is sent whole."""
-    async with serving(tmp_path, [1000], HASTE) as served:
-        answer = await served.say(get(chunk_paths(served.version)[0], f"Range: {value}", "Connection: close"))
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200 ")
-        assert body == served.version.data
-
-
 async def test_thousand_connections_from_one_address(tmp_path: Path) -> None:
     """One address gets its share of connections and no more; another address is served meanwhile."""
     async with serving(tmp_path, [CHUNK_BYTES]) as served:

@@ -30,7 +30,6 @@ def hello(number: int = 9, **changes: object) -> bytes:
     [
         (hello(site="hamburg"), "site"),
         (hello(site=""), "site"),
-        (hello(number=1), "self"),
         (hello().replace(b"P2PS\x01", b"P2PS\x02"), "protocol"),
         (b"GET / HTTP/1.1\r\n\r\n", "malformed"),
         (hello()[:40], "malformed"),
@@ -44,6 +43,21 @@ async def test_introductions_that_are_refused(first: bytes, word: str) -> None:
         await webs.send_bytes(first)
         assert await closing_word(webs) == word
         assert node.joined == []
+
+
+async def test_our_own_key_is_ourselves_or_is_to_be_proved() -> None:
+    """Our own introduction that comes back is ourselves; another one with our key is believed with a proof alone."""
+    async with site(start_node(1)) as (node,):
+        async with raw_channel(node.url) as webs:
+            await webs.send_bytes(await webs.receive_bytes())
+            assert await closing_word(webs) == "self"
+        async with raw_channel(node.url) as webs:
+            await webs.send_bytes(hello(number=1))
+            await webs.receive_bytes()
+            await webs.send_bytes(bytes(64))
+            assert await closing_word(webs) == "signature"
+        assert node.joined == []
+        assert node.neighbours.bans() == []
 
 
 async def test_a_stolen_id_is_refused() -> None:

@@ -22,8 +22,8 @@ from p2psync.errors import (
 from p2psync.limits import CHUNK_BYTES, KIB, MIB
 from p2psync.manifest import Chunk
 from p2psync.transport import BufferPool, Source, SourceKind, Timeouts, connect
-from tests.adversarial import liars
-from tests.adversarial.liars import Liar, PeerAnswers, TreeAnswers
+from tests import liars
+from tests.liars import Liar, PeerAnswers, TreeAnswers
 from tests.library import FolderLibrary, Version, make_version, write_origin_tree
 
 HASTE = Timeouts(connect_s=0.5, response_s=0.5, rate_min_bytes_per_s=1024, window_s=0.4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -79,8 +80,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     )
     yield "recipe", b'name = "tiny"\n[sampling]\nsteps = 8\n[variants.fp16]\ndefault = true\n'
     yield from _engine()
-    record = struct.pack("<BI", 1, 2) + struct.pack("<2I", 5, 6)
-    yield "journal", b"P2PJ\x01" + _D + bytes(32) + record
+    yield from _home()
 
 
 def _reads(read: Callable[[bytes], object], node: bytes) -> bool:
@@ -136,9 +136,56 @@ def _engine() -> Iterator[tuple[str, bytes]]:
     with tempfile.TemporaryDirectory() as folder:
         engine = make_engine(Path(folder) / "fp32")
         yield "engine_json", (engine / "engine.json").read_bytes()
+        yield "engine_plan", (engine / "engine.json").read_bytes()
         size = {"height": 16, "width": 16, "frames": 1}
         wish = {"prompt": "a", "seed": 1, "steps": 1, "guidance": 1.0, **size}
         yield "probe_json", json.dumps(record_at(str(engine), wish)).encode()
+
+
+def _home() -> Iterator[tuple[str, bytes]]:
+    """What a home keeps for itself."""
+    record = struct.pack("<BI", 1, 2) + struct.pack("<2I", 5, 6)
+    head = b"P2PJ\x01\x00\x00\x00" + _D + bytes(32)
+    clean = struct.pack("<BI", 2, 1) + struct.pack("<QQQqq", 1, 2, 3, 4, 5)
+    yield "journal", head + b"".join(part + struct.pack("<I", zlib.crc32(part)) for part in (record, clean))
+    key = str(PUBLISHER.verify_key)
+    bound = {"acme/*": key, "acme/wan": key, "other/tiny*": key}
+    yield "trust_file", json.dumps({"entries": bound, "format": 1}).encode()
+    yield "floors_file", json.dumps({"floors": {"acme/wan:latest": [3, str(_D)]}, "format": 1}).encode()
+    yield "key_file", b"p2psync-secret-ed25519:%s\n" % bytes(PUBLISHER).hex().encode()
+    yield "control_request", b'{"verb":"pull","args":{"reference":"acme/wan","sources":[]}}\n'
+    told = {"code": "not_found", "message": "m", "hint": None, "exit_code": 3, "facts": {"pid": 7, "offset": None}}
+    for answer in ('{"result": {}}', '{"event": {"a": 1}}', json.dumps({"error": told})):
+        yield "control_answer", answer.encode() + b"\n"
+    target = {"path": "/nowhere", "reference": "acme/wan", "digest": str(_D), "variant": "", "backend": "ort-cpu"}
+    yield "pointer_file", json.dumps({"format": 1, **target}).encode()
+    yield "generations_log", b'{"outcome":"done","seconds":1.5}\n{"outcome":"not_found"}\n[1]\n{"cut'
+    yield "quality_json", json.dumps(_quality()).encode()
+    yield "index_file", b""
+    yield "index_file", struct.pack("<HB", 700, 9)
+    # A path, and the size of a file.
+    yield "index_file", b"\xff\xff\xff" + bytes([18, 1]) + b"other"
+    yield "index_file", b"\xff\xff\xff" + bytes([10, 2]) + b"\x05\x00\x00"
+    yield "checkpoint_configs", b"\x00".join(json.dumps(config).encode() for config in _checkpoint())
+    tree = build_tree(sample_manifest())
+    nodes = [tree.nodes[tree.root], *(node for digest, node in tree.nodes.items() if digest != tree.root)]
+    yield "nodes_file", b"P2PN\x01" + b"".join(struct.pack("<I", len(node)) + node for node in nodes)
+    kept = b"an encoded chunk"
+    yield "kept_pack", struct.pack("<II", 9, len(kept)) + Digest.of(kept) + kept
+
+
+def _quality() -> dict[str, object]:
+    floors = {"ssim": 0.9, "ssim_least": 0.8, "ssim_floor": 0.7, "accuracy": None, "accuracy_floor": 0.5}
+    return {"format": 1, "variant": "int8", "reference": "fp16", "clips": 3, **floors, "layers": [["a", 0.1]]}
+
+
+def _checkpoint() -> Iterator[dict[str, object]]:
+    """The numbers of Wan2.2's 14 B checkpoint that an estimate takes."""
+    yield {"_class_name": "WanPipeline", "boundary_ratio": 0.875}
+    expert = {"num_attention_heads": 40, "attention_head_dim": 128, "num_layers": 40, "ffn_dim": 13824}
+    yield {**expert, "in_channels": 16, "patch_size": [1, 2, 2], "text_dim": 4096, "freq_dim": 256}
+    yield {"d_model": 4096, "d_ff": 10240, "num_heads": 64, "d_kv": 64, "num_layers": 24, "vocab_size": 256384}
+    yield {"base_dim": 96, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2}
 
 
 def main() -> None:

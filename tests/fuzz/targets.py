@@ -6,36 +6,24 @@ two nodes come to differ. ``tools/fuzz.py`` looks for bytes that break a target;
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
+import tests.fuzz.home_targets
+import tests.fuzz.index_targets  # noqa: F401
 from p2psync import codec
 from p2psync.codec.form import BASES, Form
-from p2psync.content import Digest, external_tensors, file_layout
-from p2psync.errors import P2PSyncError
+from p2psync.content import external_tensors, file_layout
 from p2psync.limits import CHUNK_BYTES
 from p2psync.manifest import Reference, check_paths, decode_index, forms, nodes, peek_head
 from p2psync.manifest.head import peek_key_hint
+from tests.fuzz.registry import TARGETS, standing, target
 
-Target = Callable[[bytes], None]
-TARGETS: Final[dict[str, Target]] = {}
+__all__ = ["TARGETS"]
 
 # Of what a hostile file may be, so that one input takes microseconds.
 _RAW_BYTES_MAX: Final = 4096
-
-
-def target(function: Target) -> Target:
-    """Enter a function under its own name; errors of ours are an answer, not a finding."""
-
-    def run(data: bytes) -> None:
-        with suppress(P2PSyncError):
-            function(data)
-
-    TARGETS[function.__name__] = run
-    return function
 
 
 def _reader(data: bytes) -> Callable[[int, int], bytes]:
@@ -259,9 +247,8 @@ def engine_json(data: bytes) -> None:
     """engine.json: strict JSON, and then its fields; none of its paths leads out."""
     from p2psync.engine.description import read_description
 
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "engine.json").write_bytes(data)
-        assert read_description(Path(folder)).parts
+    with standing("engine.json", data) as path:
+        assert read_description(path.parent).parts
 
 
 @target
@@ -269,19 +256,5 @@ def probe_json(data: bytes) -> None:
     """probe.json likewise."""
     from p2psync.engine.probe import read_probe
 
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "probe.json").write_bytes(data)
-        assert read_probe(Path(folder) / "probe.json").expected
-
-
-@target
-def journal(data: bytes) -> None:
-    """The journal of a pull, as a crash left it."""
-    from p2psync.store.journal import journalled, read_journal
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "journal"
-        path.write_bytes(data)
-        root = Digest(data[5:37].ljust(32, b"\x00"))
-        assert all(number >= 0 for number in read_journal(path, root, Digest(bytes(32))).chunks)
-        journalled(path, root)
+    with standing("probe.json", data) as path:
+        assert read_probe(path).expected

@@ -283,6 +283,46 @@ def test_diff_tells_what_a_pull_then_moves(publisher: Publisher, versions: list[
     assert told["pull"]["wire"] <= updated["wire"]["wan"] <= 1.1 * told["pull"]["wire"] + 8192
 
 
+def test_layers_of_a_diff_add_up_to_what_a_pull_foretells(
+    publisher: Publisher, versions: list[Path], tmp_path: Path
+) -> None:
+    """Of each layer what is equal and what moves in each form: the sums are those of ``diff`` and of ``pull -n``."""
+    tensors = {**weights(1), "blocks.1.weight": weights(0)["blocks.1.weight"], "new.weight": weights(2)["head.bias"]}
+    publisher.publish(versions[0], "acme/model:v1")
+    publisher.publish(write(tmp_path / "next", tensors), "acme/model:v2", "--base", "acme/model:v1")
+    node = publisher.node(tmp_path / "node")
+    with serve(publisher.home) as seed:
+        node.pull("acme/model:v1", "--from", seed.url)
+        planned = node.json("pull", "acme/model:v2", "--from", seed.url, "-n")
+    told = publisher.home.json("diff", "acme/model:v1", "acme/model:v2")
+    layers = {layer["name"]: layer for layer in told["layers"]}
+    assert {name: layer["change"] for name, layer in layers.items()} == {
+        "blocks.0": "changed",
+        "blocks.1": "equal",
+        "head": "changed",
+        "new": "added",
+        WEIGHTS: "changed",
+    }
+    ways = {name: {way["kind"]: way["wire"] for way in layer["ways"]} for name, layer in layers.items()}
+    assert ways["blocks.0"]["delta"] < ways["blocks.0"]["full"] < ways["blocks.0"]["raw"] == 1024 * 1536 * 2
+    assert set(ways["blocks.1"].values()) == {0}
+    assert ways["new"]["raw"] == ways["new"]["delta"] == 1536 * 2
+
+    for way in told["forms"]["ways"]:
+        own = [one for layer in layers.values() for one in layer["ways"] if one["kind"] == way["kind"]]
+        assert sum(one["wire"] for one in own) == way["wire"]
+        assert sum(one["seconds"] for one in own) == pytest.approx(way["seconds"], abs=1e-5)
+    assert sum(layer["total"] for layer in layers.values()) == told["bytes"]["total"] == planned["bytes"]["total"]
+    missing = planned["bytes"]["missing"] + planned["bytes"]["patched"]
+    assert sum(layer["bytes"] for layer in layers.values()) == told["bytes"]["missing"] == missing
+    moved = [layer["pull"] for layer in layers.values()]
+    assert sum(one["wire"] for one in moved) == told["forms"]["pull"]["wire"] == planned["wire"]["bytes"]
+    assert sum(one["seconds"] for one in moved) == pytest.approx(planned["wire"]["seconds"], abs=2e-3)
+
+    text = publisher.home.run("diff", "acme/model:v1", "acme/model:v2", "--layers", "1").stdout.splitlines()
+    assert [line.split("  ")[0] for line in text[-4:]] == ["blocks.0", "3 more", "1 more", "all"]
+
+
 def test_a_follower_offers_what_its_publisher_offers(
     publisher: Publisher, versions: list[Path], tmp_path: Path
 ) -> None:

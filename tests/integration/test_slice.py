@@ -118,7 +118,7 @@ def test_second_version_moves_what_changed(publisher: Publisher, tmp_path: Path)
     node.run("verify")
     difference = node.json("diff", f"acme/model@{before['digest']}", "acme/model")
     assert difference["bytes"] == {"total": size_of(second), "reused": size_of(second) - expected, "missing": expected}
-    assert [layer["name"] for layer in difference["layers"]] == ["layers.1", "layers.4"]
+    assert [layer["name"] for layer in difference["layers"] if layer["bytes"]] == ["layers.1", "layers.4"]
 
 
 def test_complete_peer_spares_the_outside_link(shop: Shop, tmp_path: Path) -> None:

@@ -152,7 +152,14 @@ def _counted(told: dict[str, Any]) -> Run:
     wan = {name: one["bytes"]["wan"] for name, one in told.items()}
     lan = sum(one["bytes"]["lan"] for one in told.values())
     wire = sum(one["wire"]["lan"] for one in told.values())
-    return {"outside_bytes": sum(wan.values()), "wan_bytes": wan, "lan_bytes": lan, "lan_wire_bytes": wire}
+    surplus = sum(one["surplus"]["lan"] for one in told.values())
+    return {
+        "outside_bytes": sum(wan.values()),
+        "wan_bytes": wan,
+        "lan_bytes": lan,
+        "lan_wire_bytes": wire,
+        "lan_surplus_bytes": surplus,
+    }
 
 
 def _at_the_seed(site: Site) -> Run:

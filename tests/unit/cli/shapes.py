@@ -19,7 +19,8 @@ FROZEN = {
     ),
     "pull": (
         "reference:s digest:s version:i path:s seconds:n unchanged:b bytes.total:i bytes.reused:i bytes.patched:i "
-        "bytes.lan:i bytes.wan:i wire.lan:i wire.wan:i sources[].url:s sources[].kind:s sources[].bytes:i"
+        "bytes.lan:i bytes.wan:i surplus.lan:i surplus.wan:i wire.lan:i wire.wan:i "
+        "sources[].url:s sources[].kind:s sources[].bytes:i"
     ),
     "pull --dry-run": (
         "reference:s digest:s version:i bytes.total:i bytes.reused:i bytes.patched:i bytes.missing:i "
@@ -43,8 +44,11 @@ FROZEN = {
     ),
     "diff": (
         "a:s b:s files[].path:s files[].change:s tensors.equal:i tensors.moved:i tensors.changed:i tensors.added:i "
-        "tensors.removed:i layers[].name:s layers[].change:s layers[].bytes:i bytes.total:i "
-        "bytes.reused:i bytes.missing:i forms.link:n "
+        "tensors.removed:i layers[].name:s layers[].kind:s layers[].change:s layers[].tensors.equal:i "
+        "layers[].tensors.moved:i layers[].tensors.changed:i layers[].tensors.added:i layers[].tensors.removed:i "
+        "layers[].total:i layers[].bytes:i layers[].ways[].kind:s layers[].ways[].wire:i layers[].ways[].seconds:n "
+        "layers[].pull.wire:i layers[].pull.seconds:n bytes.total:i "
+        "bytes.reused:i bytes.missing:i forms.link:n forms.unread:i "
         "forms.offered[].kind:s forms.offered[].base:s? forms.offered[].chunks:i forms.offered[].raw:i "
         "forms.offered[].encoded:i forms.offered[].here:b "
         "forms.chosen[].kind:s forms.chosen[].chunks:i forms.chosen[].raw:i forms.chosen[].wire:i "

@@ -227,6 +227,55 @@ def test_diff_of_equal_versions(cli, node):
     assert cli("diff", REF, REF).lines[-1] == "all files are equal"
 
 
+def layer(name, moves, change="changed", kind="tensors"):
+    """A layer of one tensor whose delta has ``moves`` bytes, a hundredth of what it has in full."""
+    ways = [{"kind": kind, "wire": wire, "seconds": 0.0} for kind, wire in (("raw", 100 * moves), ("delta", moves))]
+    tensors = {**dict.fromkeys(("equal", "moved", "changed", "added", "removed"), 0), change: int(kind == "tensors")}
+    pull = {"wire": moves, "seconds": moves / 1e6}
+    return {
+        "name": name,
+        "kind": kind,
+        "change": change,
+        "tensors": tensors,
+        "total": 9_000_000,
+        "bytes": 100 * moves,
+    } | {
+        "ways": ways,
+        "pull": pull,
+    }
+
+
+def comparison():
+    """Four layers and a header; 4.11 MB move."""
+    answer = shapes.sample("diff")
+    layers = [layer("blocks.0", 1_000_000), layer("blocks.1", 3_000_000), layer("blocks.2", 0, "equal")]
+    layers += [layer("blocks.3", 100_000, "added"), layer("model.safetensors", 10_000, kind="file")]
+    ways = [{"kind": "raw", "wire": 411_000_000, "seconds": 4.1}, {"kind": "delta", "wire": 4_110_000, "seconds": 4.1}]
+    costs = {"unread": 0, "ways": ways, "pull": {"wire": 4_110_000, "seconds": 4.11}}
+    return {**answer, "layers": layers, "forms": {**answer["forms"], **costs}}
+
+
+def test_diff_shows_the_layers_that_move_most(cli, node):
+    """The largest first, what is left out in one line, and the sum, which is the version's."""
+    node.answers["diff"] = comparison()
+    assert cli("diff", REF, REF, "--layers", "2").lines[-6:] == [
+        "LAYER     CHANGE         RAW    DELTA   A PULL  TAKES",
+        "blocks.1  1 changed   300 MB  3.00 MB  3.00 MB  3.0 s",
+        "blocks.0  1 changed   100 MB  1.00 MB  1.00 MB  1.0 s",
+        "2 more               11.0 MB   110 kB   110 kB  0.1 s",
+        "1 more    equal",
+        "all                   411 MB  4.11 MB  4.11 MB  4.1 s",
+    ]
+
+
+def test_diff_shows_all_layers(cli, node):
+    """``--all`` leaves none out, and what is no tensor of a file has a row too."""
+    node.answers["diff"] = comparison()
+    shown = [line.split()[0] for line in cli("diff", REF, REF, "--all").lines[-6:]]
+    assert shown == ["blocks.1", "blocks.0", "blocks.3", "model.safetensors", "blocks.2", "all"]
+    assert cli("diff", REF, REF, "--all", "--layers", "2").code == 2
+
+
 def test_rm_and_prune(cli, node):
     """``rm`` and ``prune`` say what went and what would go."""
     node.answers["rm"] = {**shapes.sample("rm"), "tags": ["v1"], "digest": DIGEST, "dry_run": True}

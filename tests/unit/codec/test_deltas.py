@@ -231,6 +231,42 @@ def test_classes_out_of_order_are_refused():
         tight.decode(body, base, LAYOUTS["BF16"])
 
 
+def tight_body(*streams, bounds=b"", block=0):
+    """A tight delta without activity, of these classes, which may be empty."""
+    lengths = b"".join(len(stream).to_bytes(3, "little") for stream in streams)
+    return bytes((block, len(streams))) + bounds + lengths + b"".join(streams)
+
+
+STILL = pco.pack(np.zeros(2048, np.int16))
+TIGHT = {
+    "blocks of more than a chunk": (b"\x11\x01" + bytes(64), "2048 elements in blocks of 2\\^17"),
+    "blocks that do not divide the base": (b"\x0c\x01" + bytes(64), "2048 elements in blocks of 2\\^12"),
+    "no classes": (b"\x00\x00" + bytes(64), "of 0 classes ends before its streams"),
+    "more classes than there are bytes": (b"\x00\xff" + bytes(64), "of 255 classes ends before its streams"),
+    "a stream past the end": (tight_body(STILL)[:-1], "and tells of"),
+    "a stream that nothing is due from": (tight_body(STILL, b"?", bounds=b"\xff"), "a class without elements"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TIGHT)
+def test_a_tight_delta_is_refused_by_its_own_rule(case):
+    """Counts and lengths are held against the base before a stream is read, and each says what is wrong with it."""
+    base = bytes(4096)
+    assert tight.decode(tight_body(STILL, b"", bounds=b"\xff"), base, LAYOUTS["BF16"]) == base
+    body, message = TIGHT[case]
+    with pytest.raises(MalformedError, match=message):
+        tight.decode(body, base, LAYOUTS["BF16"])
+
+
+def test_a_delta_of_nothing_is_refused_as_such():
+    """There is no empty chunk, so nothing is a difference to it; and a list of no changes ends with its count."""
+    with pytest.raises(MalformedError, match="empty base"):
+        difference.decode(pco.pack(np.zeros(1, np.int16)), b"", LAYOUTS["BF16"])
+    assert sparse.decode(bytes(4), bytes(64), LAYOUTS["BF16"]) == bytes(64)
+    with pytest.raises(MalformedError, match="without elements goes on"):
+        sparse.decode(bytes(5), bytes(64), LAYOUTS["BF16"])
+
+
 def test_the_same_pair_makes_the_same_bytes():
     """Encoding draws no number and looks at nothing but its arguments, whatever kind of buffer they are."""
     for dtype in LAYOUTS:

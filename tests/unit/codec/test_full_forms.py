@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from p2psync import codec
-from p2psync.codec import Form, planes, zstd
+from p2psync.codec import Form, narrow, planes, zstd
 from p2psync.codec.layout import LAYOUTS
 from p2psync.errors import MalformedError
 from p2psync.limits import CHUNK_BYTES
@@ -241,6 +241,23 @@ def test_heads_and_lengths_that_fit_nothing_are_refused(encoded, length):
     """Form, layout and length agree, or nothing is decoded."""
     with pytest.raises(MalformedError):
         codec.decode(encoded, [], length)
+
+
+def test_each_full_form_is_refused_by_its_own_rule():
+    """What cannot be is named before a coder is asked: its own message would speak of something else."""
+    raw = weights("BF16", 4096)
+    body = planes_body(raw)
+    with pytest.raises(MalformedError, match="planes of 8192 bytes in elements of 1"):
+        planes.decode(body, LAYOUTS["I8"], 8192)
+    with pytest.raises(MalformedError, match="planes of 8191 bytes"):
+        planes.decode(body, LAYOUTS["BF16"], 8191)
+    told = bytes((LAYOUTS["BF16"].code,)) + body
+    assert len(narrow.decode(told, LAYOUTS["F32"], 16_384)) == 16_384
+    for wrong, dtype, length in ((told, "BF16", 16_384), (told, "F32", 16_383), (b"", "F32", 16_384)):
+        with pytest.raises(MalformedError, match=f"narrowed elements of {length} bytes of a dtype that is no F32"):
+            narrow.decode(wrong, LAYOUTS[dtype], length)
+    with pytest.raises(MalformedError, match="does not begin as one"):
+        zstd.unpack(bytes.fromhex("502a4d1800000000") + frame(1000), 1000)
 
 
 def test_a_full_form_takes_no_base():

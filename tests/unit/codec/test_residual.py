@@ -166,6 +166,15 @@ def test_residuals_that_lie_are_refused(encoded, bases):
         codec.decode(encoded, bases, 2 * ROWS * COLUMNS)
 
 
+def test_streams_that_do_not_fill_the_body_are_refused_as_such():
+    """Lengths of classes add up to the rest of the body, or no stream is given to its reader."""
+    raw, codes, scales = quantised("BF16")
+    sound = codec.encode_residual(raw, codes, scales, COLUMNS, 0, "BF16")
+    for wrong in (sound + b"\0", sound[:-1], sound[:14] + b"\xff\xff\xff" + sound[17:]):
+        with pytest.raises(MalformedError, match=r"bytes of streams, and tells of"):
+            codec.decode(wrong, [codes, scales], len(raw))
+
+
 def test_the_longest_row_takes_no_memory():
     """A row of 2^32 - 1 elements and a first element near 2^64 cost what the chunk has."""
     raw, codes, scales = quantised("BF16")

@@ -83,9 +83,10 @@ def test_reports_come_back(tmp_path):
         json.dumps({"format": 1, **dataclasses.asdict(GOOD), "ssim": "1"}).encode(),
         json.dumps({"format": 1, **dataclasses.asdict(GOOD), "layers": [["a"]]}).encode(),
         json.dumps({"format": 1, **dataclasses.asdict(GOOD), "accuracy": True}).encode(),
+        json.dumps({"format": 1, **{k: v for k, v in dataclasses.asdict(GOOD).items() if k != "accuracy"}}).encode(),
         b" " * (QUALITY_REPORT_BYTES_MAX + 1),
     ],
-    ids=["empty", "list", "deep", "newer", "bare", "text", "pair", "truth", "long"],
+    ids=["empty", "list", "deep", "newer", "bare", "text", "pair", "truth", "missing", "long"],
 )
 def test_malformed_reports_are_refused(text, tmp_path):
     """A report is read within bounds, and a wrong type is an error of the bytes."""

@@ -192,6 +192,20 @@ def test_weights_are_passed_over():
     assert sum(reads) <= 3 * READ_AHEAD_BYTES
 
 
+def test_packed_dimensions_are_not_read_where_there_are_too_many():
+    """A field that must hold too many numbers is refused by its length: a file may declare gigabytes of them."""
+    packed = field(7, field(5, field(1, b"\x01" * (1 << 18))))
+    reads = []
+
+    def read_at(offset, length):
+        reads.append(length)
+        return packed[offset : offset + length]
+
+    with pytest.raises(MalformedError, match="more than 64 dimensions"):
+        external_tensors("m.onnx", len(packed), read_at)
+    assert sum(reads) <= 3 * READ_AHEAD_BYTES
+
+
 UNKNOWN = 99
 REFUSED = {
     "nothing": (b"", None, "has no graph"),

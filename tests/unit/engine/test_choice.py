@@ -1,8 +1,10 @@
 """A variant and a backend are chosen by what was probed; a step down says why."""
 
+from pathlib import Path
+
 import pytest
 
-from p2psync.engine import choice
+from p2psync.engine import backends, choice
 from p2psync.engine.backends import NAMES, Probe
 from p2psync.engine.choice import Candidate, backend_for, candidates, choose
 from p2psync.errors import BackendUnavailableError, MemoryShortError, UnsupportedModelError, VariantNotFoundError
@@ -26,8 +28,8 @@ def cuda(usable=True, memory_bytes=None):
 
 
 def torch():
-    kinds = frozenset({"float16", "float32", "int8"})
-    return Probe("torch", usable=True, precisions=kinds, fast=kinds)
+    kinds = frozenset({"float16", "float32"})
+    return Probe("torch", usable=True, precisions=kinds | {"int8"}, fast=kinds)
 
 
 def pick(among, *probes, free=8_000 * MB, **wanted):
@@ -104,11 +106,57 @@ def test_gpu_memory_counts_for_the_gpu():
     assert pick((FP16, half), cuda(memory_bytes=20 * MB)).candidate == half
 
 
-def test_int8_through_torch_needs_width():
-    """INT8 through torch is taken from the width on at which it wins, and not below."""
-    for width, backend in ((1536, "ort-cpu"), (5120, "torch")):
-        wide = Candidate("int8", "int8", 30 * MB, width=width)
-        assert pick((wide,), torch(), cpu()).backend == backend
+def test_int8_through_torch_is_never_preferred():
+    """On a GPU it was measured no faster than 16 bit at any width: a processor with a kernel for it goes first."""
+    assert pick((INT8,), torch(), cpu()).backend == "ort-cpu"
+    assert pick((INT8, FP16), torch()).candidate == FP16
+
+
+def torch_on_processor():
+    kinds = frozenset({"float16", "float32", "int8"})
+    return Probe("torch", usable=True, precisions=kinds, fast=frozenset({"float32"}), processor=True)
+
+
+def test_torch_without_a_gpu_comes_after_onnxruntime():
+    """On processors torch is slower and starts later: it runs what onnxruntime would, where that is not here."""
+    named = Candidate("fp16", "fp16", MB, backend="torch")
+    for candidate in (FP16, INT8, named):
+        assert pick((candidate,), torch_on_processor(), cpu()).backend == "ort-cpu"
+    found = pick((INT8, FP16), torch_on_processor(), cpu(usable=False))
+    assert (found.candidate, found.backend) == (FP16, "torch")
+    assert found.steps_down == ("int8: no fast kernel for int8 on torch",)
+    assert pick((INT8,), torch_on_processor(), cpu(usable=False)).backend == "torch"
+    assert backend_for("int8", [torch_on_processor()]) == "torch"
+    # It leaves no GPU idle: what another backend runs on one goes first.
+    assert pick((INT8, FP16), torch_on_processor(), cuda()).backend == "ort-cuda"
+
+
+def test_torch_is_not_loaded_to_be_passed_over(monkeypatch):
+    """Beside onnxruntime and without a GPU nobody asks what torch can do, which takes seconds to find out."""
+    asked = []
+
+    def probe(name):
+        asked.append(name)
+        return Probe(name, usable=name == runs)
+
+    monkeypatch.setattr(backends, "probe", probe)
+    monkeypatch.setattr(backends, "_GPU_NODES", ())
+    runs = "ort-cpu"
+    assert [found.backend for found in backends.probes()] == [name for name in NAMES if name != "torch"]
+    runs = "torch"
+    assert [found.backend for found in backends.probes()] == list(NAMES)
+    asked.clear()
+    with pytest.raises(BackendUnavailableError):
+        choose(ALL, backend="ort-cuda")
+    assert asked == ["ort-cuda"]
+    monkeypatch.setattr(backends, "_GPU_NODES", (Path("/"),))
+    runs = "ort-cpu"
+    assert len(backends.probes()) == len(NAMES)
+
+
+def test_int8_runs_through_torch_where_nothing_else_does():
+    """Slower than 16 bit, and right: better than nothing."""
+    assert pick((INT8,), torch()).backend == "torch"
 
 
 def test_order_of_names():
@@ -124,7 +172,7 @@ def test_asked_for():
     with pytest.raises(VariantNotFoundError, match="'fp8'") as caught:
         pick(ALL, cpu(), variant="fp8")
     assert "fp16, int8, small" in caught.value.hint
-    with pytest.raises(BackendUnavailableError, match="no driver"):
+    with pytest.raises(BackendUnavailableError, match=r"ort-cuda cannot run here: .*no driver"):
         pick(ALL, cpu(), cuda(usable=False), backend="ort-cuda")
     with pytest.raises(BackendUnavailableError, match="tensorrt"):
         pick(ALL, cpu(), backend="tensorrt")
@@ -147,9 +195,9 @@ def test_finds_the_engines_of_a_version(tmp_path):
     make_engine(tmp_path / "fp16", precision="fp16")
     make_engine(tmp_path / "int8", precision="int8")
     found = candidates(tmp_path, {"int8": ("ort-cpu", 77, True)})
-    assert [(c.name, c.precision, c.default, c.needs_bytes, c.width) for c in found] == [
-        ("fp16", "fp16", False, 0, 64),
-        ("int8", "int8", True, 77, 64),
+    assert [(c.name, c.precision, c.default, c.needs_bytes) for c in found] == [
+        ("fp16", "fp16", False, 0),
+        ("int8", "int8", True, 77),
     ]
     assert all(c.weights_bytes > 1000 for c in found)
     assert [c.name for c in candidates(tmp_path / "int8")] == ["int8"]

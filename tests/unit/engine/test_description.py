@@ -6,6 +6,7 @@ import pytest
 
 from p2psync.engine.description import read_description
 from p2psync.errors import IncompleteModelError, MalformedError, UnsupportedModelError, UnsupportedVersionError
+from p2psync.limits import PARTS_MAX
 from tests.unit.engine.tiny_engine import edit_json
 
 
@@ -175,3 +176,22 @@ def test_skeletons_by_backend(engine):
     part = read_description(edited(engine, lambda top: top["parts"]["text"].update(extra))).parts["text"]
     assert part.skeleton_for("ort-cuda") == ("text.cuda.onnx", part.skeleton_digest)
     assert part.skeleton_for("ort-cpu")[0] == "text.onnx"
+
+
+def test_the_number_of_parts_is_bounded(engine):
+    """As many as the cap are read, one more is refused before any of them is."""
+
+    def grow(top):
+        for number in range(PARTS_MAX - len(top["parts"])):
+            top["parts"][f"more{number}"] = top["parts"]["text"]
+
+    assert len(read_description(edited(engine, grow)).parts) == PARTS_MAX
+    with pytest.raises(MalformedError, match=f"more than {PARTS_MAX} parts"):
+        read_description(edited(engine, at("parts", "one more", value={})))
+
+
+@pytest.mark.parametrize("field", ["size_step", "frames_step"])
+def test_steps_are_whole_latents(engine, field):
+    """A step of one pixel fits every size, and no latent: the clip would have another size than was asked for."""
+    with pytest.raises(MalformedError, match="the steps are no multiples of what one latent stands for"):
+        read_description(edited(engine, at("video", field, value=1)))

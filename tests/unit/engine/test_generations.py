@@ -69,6 +69,14 @@ def test_a_torn_line_is_passed_over(tmp_path):
     assert [line["time_unix_s"] for line in last(path, 9)] == [1, 3]
 
 
+def test_a_line_that_is_nested_without_end_is_passed_over(tmp_path):
+    """Like every other line that is none of ours."""
+    path = tmp_path / "generations.jsonl"
+    append(path, ONE)
+    path.write_bytes(path.read_bytes() + b"[" * 100_000 + b"\n")
+    assert [line["time_unix_s"] for line in last(path, 9)] == [1]
+
+
 def write_many(path, first):
     for at in range(first, first + 50):
         append(path, replace(ONE, time_unix_s=at))

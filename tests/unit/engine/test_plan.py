@@ -64,6 +64,14 @@ def test_720p_of_the_real_model(checkpoint):
     assert plain.fits == "no"
 
 
+def test_torch_is_wide_and_keeps_no_scores(checkpoint):
+    """Between products torch computes in float32, twice what another backend of a GPU holds; attention is fused."""
+    shapes = of_checkpoint(checkpoint)
+    torch, ort = (plan(shapes, LARGE, name, rate=None, available_bytes=None) for name in ("torch", "ort-cuda"))
+    assert torch.scores_bytes == 0
+    assert torch.expert_bytes == 2 * ort.expert_bytes
+
+
 def test_grows_with_the_clip(checkpoint):
     """More frames are more tokens and more work; decoding needs no more memory for them where nothing is tiled."""
     shapes = of_checkpoint(checkpoint)
@@ -120,6 +128,18 @@ def test_refusals(engine, checkpoint, tmp_path):
     edit_json(engine / "engine.json", lambda top: top["cost"]["expert"].update(hidden="wide"))
     with pytest.raises(MalformedError, match="hidden"):
         estimate(engine, Wish(""))
+    edit_json(engine / "engine.json", lambda top: top["cost"]["expert"].update(hidden=64))
+    edit_json(engine / "engine.json", lambda top: top["cost"]["decoder"].update(multipliers=[]))
+    with pytest.raises(MalformedError, match="multipliers"):
+        estimate(engine, Wish(""))
     edit_json(checkpoint / "model_index.json", lambda top: top.update(_class_name="FluxPipeline"))
     with pytest.raises(UnsupportedModelError, match="WanPipeline"):
+        of_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(("part", "field", "value"), [("transformer", "patch_size", [1, 2]), ("vae", "dim_mult", [])])
+def test_lists_of_a_checkpoint_that_are_too_short_are_refused(checkpoint, part, field, value):
+    """Their file and their name are told."""
+    edit_json(checkpoint / part / "config.json", lambda top: top.update({field: value}))
+    with pytest.raises(MalformedError, match=field):
         of_checkpoint(checkpoint)

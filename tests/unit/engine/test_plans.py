@@ -4,6 +4,8 @@ It runs where requirements/tensorrt.txt is installed; what a plan computes is te
 contract suite of backends.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -96,3 +98,64 @@ def test_a_plan_that_is_none_is_refused(builder):
     """Whatever is wrong with a plan, or with this machine, is one error that says so."""
     with pytest.raises(UnsupportedModelError, match="does not load a plan"):
         builder.load(b"no plan at all")
+
+
+class Played:
+    """A library without a GPU: it parses what it is told to, builds nothing, and loads nothing."""
+
+    __version__ = "1"
+
+    NetworkDefinitionCreationFlag = SimpleNamespace()
+    ILogger = type("ILogger", (), {"ERROR": 1, "INTERNAL_ERROR": 0})
+
+    def __init__(self, shape):
+        self.taken = SimpleNamespace(name="x", shape=shape)
+        self.parsed = True
+
+    def Builder(self, logger):  # noqa: N802 - the library's name.
+        logger.log(1, "the last word")
+        profile = SimpleNamespace(set_shape=lambda *_: None)
+        network = SimpleNamespace(num_inputs=1, get_input=lambda _: self.taken)
+        return SimpleNamespace(
+            create_network=lambda _: network,
+            create_builder_config=lambda: SimpleNamespace(add_optimization_profile=lambda _: None),
+            create_optimization_profile=lambda: profile,
+            build_serialized_network=lambda *_: None,
+        )
+
+    def OnnxParser(self, _network, _logger):  # noqa: N802 - the library's name.
+        said = SimpleNamespace(desc=lambda: "not this")
+        return SimpleNamespace(
+            parse=lambda _: self.parsed, parse_from_file=lambda _: self.parsed, num_errors=1, get_error=lambda _: said
+        )
+
+    def Runtime(self, _logger):  # noqa: N802 - the library's name.
+        return SimpleNamespace(deserialize_cuda_engine=lambda _: None)
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """The library played, with a graph whose input is (any, 4)."""
+    played = Played((-1, 4))
+    monkeypatch.setattr(plans, "load_library", lambda _: played)
+    return played
+
+
+def test_shapes_are_held_against_the_graph_before_anything_is_built(library):
+    """Free dimensions take any size, fixed ones theirs, and none is left out."""
+    for shape in ((2, 5), (4,), (1, 2, 4)):
+        with pytest.raises(UnsupportedModelError, match=r"input x is \(-1, 4\) and was given"):
+            Builder("tensorrt").build(b"graph", {"x": shape})
+    with pytest.raises(UnsupportedModelError, match="tensorrt 1 builds no plan of a small graph: the last word"):
+        Builder("tensorrt").build(b"graph", {"x": (2, 4)})
+
+
+def test_what_the_library_says_nothing_of_is_an_error(library, tmp_path):
+    """It returns None or False; what it logged is all that there is to say."""
+    with pytest.raises(UnsupportedModelError, match="tensorrt 1 does not load a plan: no reason given"):
+        Builder("tensorrt").load(b"plan")
+    with pytest.raises(IncompleteModelError, match=r"none\.onnx is missing"):
+        Builder("tensorrt").border(tmp_path / "none.onnx")
+    library.parsed = False
+    with pytest.raises(UnsupportedModelError, match="tensorrt 1 does not read a small graph: not this"):
+        Builder("tensorrt").border(b"graph")

@@ -144,8 +144,7 @@ def test_close_gives_back(shared_engine):
 
 
 def test_unknown_backend(shared_engine):
-    """A backend that nobody knows, or that this version does not run, is named with those that are."""
-    for name in ("gpu", "torch"):
-        with pytest.raises(ModelError, match=name) as caught:
-            open_pipeline(shared_engine, name)
-        assert "ort-cpu" in caught.value.hint
+    """A backend that nobody knows is named with those that are."""
+    with pytest.raises(ModelError, match="gpu") as caught:
+        open_pipeline(shared_engine, "gpu")
+    assert "ort-cpu" in caught.value.hint

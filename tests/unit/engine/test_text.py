@@ -92,3 +92,12 @@ def test_broken_files(tmp_path, text):
         path.write_bytes(text)
     with pytest.raises(IncompleteModelError, match="tokenizer"):
         Tokenizer(path, LENGTH)
+
+
+def test_a_file_that_is_no_tokenizer_by_its_length_is_not_read_whole(tmp_path, monkeypatch):
+    """Some bytes more than the longest tokenizer, and no more, are held of it."""
+    monkeypatch.setattr("p2psync.engine.text.TOKENIZER_BYTES_MAX", 100)
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(b" " * 101)
+    with pytest.raises(IncompleteModelError, match=r"tokenizer\.json is longer than 100 bytes"):
+        Tokenizer(path, LENGTH)

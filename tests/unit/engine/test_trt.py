@@ -189,3 +189,21 @@ def test_a_closed_session_holds_no_plan():
     opened.close()
     opened.run(feeds(1))
     assert len(builder.loaded) == 2
+
+
+@pytest.mark.parametrize(
+    ("place", "answer", "message"),
+    [
+        ("get_tensor_shape", (-1, 4), "the shape of output y depends on values"),
+        ("set_input_shape", False, "played 1 refuses tensor x"),
+        ("set_tensor_address", False, "played 1 refuses tensor x"),
+    ],
+)
+def test_what_the_library_does_not_take_ends_the_run(monkeypatch, place, answer, message):
+    """A size that nobody knows would be memory of no size, and a run of unset tensors would give anything."""
+    opened, _, _ = session()
+    with monkeypatch.context() as playing:
+        playing.setattr(PlayedContext, place, lambda *_: answer)
+        with pytest.raises(UnsupportedModelError, match=message):
+            opened.run(feeds(2))
+    assert opened.run(feeds(2))

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import hashlib
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from p2psync.content import BlobKind, Digest, FileFormat
 from p2psync.limits import CHUNK_BYTES
-from p2psync.manifest import Blob, ChunkList, File, Manifest, compare, layer_of, match_tensors
+from p2psync.manifest import (
+    Blob,
+    ChunkList,
+    File,
+    Manifest,
+    chunk_layers,
+    chunk_table,
+    compare,
+    layer_of,
+    match_tensors,
+    missing_chunks,
+)
 
 
 def tensor(name: str, content: int, length: int = 1000) -> Blob:
@@ -28,7 +42,11 @@ def test_a_retrained_layer_is_the_only_change() -> None:
     found = compare(a, b)
     assert [(f.path, f.change) for f in found.files] == [("w", "changed")]
     assert found.tensors == {"equal": 2, "moved": 0, "changed": 1, "added": 0, "removed": 0}
-    assert [(x.name, x.change, x.length) for x in found.layers] == [("h.1", "changed", 1000)]
+    assert [(x.layer.name, x.change, x.missing_bytes) for x in found.layers] == [
+        ("h.0", "equal", 0),
+        ("h.1", "changed", 1000),
+        ("norm", "equal", 0),
+    ]
     assert (found.total_bytes, found.missing_bytes) == (3000, 1000)
 
 
@@ -53,10 +71,60 @@ def test_layers_that_come_and_go_are_named() -> None:
     """A layer whose tensors are all new is added, one that is gone is removed and costs nothing."""
     a = Manifest((file("w", tensor("h.0.w", 1)),))
     b = Manifest((file("w", tensor("h.1.w", 2), tensor("h.1.b", 3, CHUNK_BYTES)),))
-    assert [(x.name, x.change, x.length) for x in compare(a, b).layers] == [
-        ("h.1", "added", 1000 + CHUNK_BYTES),
-        ("h.0", "removed", 0),
+    assert [(x.layer.name, x.change, x.total_bytes, x.missing_bytes) for x in compare(a, b).layers] == [
+        ("h.1", "added", 1000 + CHUNK_BYTES, 1000 + CHUNK_BYTES),
+        ("h.0", "removed", 0, 0),
     ]
+
+
+def header(content: int) -> Blob:
+    """A header of 100 bytes."""
+    return Blob(BlobKind.HEADER, 100, ChunkList(Digest.of(bytes([content]) * 9)))
+
+
+def test_what_is_no_tensor_is_counted_under_its_file() -> None:
+    """A header, or a file without tensors: equal, moved, changed, added or removed."""
+    a = Manifest((file("c", header(7)), file("d", header(8)), file("old", header(6)), file("w", header(1))))
+    b = Manifest((file("c", header(7)), file("moved", header(8)), file("new", header(5)), file("w", header(2))))
+    found = {x.layer.name: (x.change, x.total_bytes, x.missing_bytes) for x in compare(a, b).layers}
+    assert found == {
+        "c": ("equal", 100, 0),
+        "moved": ("moved", 100, 0),
+        "new": ("added", 100, 100),
+        "w": ("changed", 100, 100),
+        "d": ("removed", 0, 0),
+        "old": ("removed", 0, 0),
+    }
+
+
+def test_a_layer_is_moved_where_the_rest_is_equal() -> None:
+    """One tensor that changed makes it changed, whatever moved."""
+    a = Manifest((file("w", tensor("h.0.a", 1), tensor("h.0.b", 2), tensor("h.1.a", 3), tensor("h.1.b", 4)),))
+    b = Manifest((file("w", tensor("h.0.a", 1), tensor("h.0.c", 2), tensor("h.1.a", 4), tensor("h.1.b", 9)),))
+    found = {x.layer.name: (x.change, {k: n for k, n in x.tensors.items() if n}) for x in compare(a, b).layers}
+    assert found == {
+        "h.0": ("changed", {"equal": 1, "moved": 1, "removed": 1}),
+        "h.1": ("changed", {"moved": 1, "changed": 1}),
+    }
+    kept = compare(
+        Manifest((file("w", tensor("h.0.a", 1), tensor("h.0.b", 2)),)), Manifest((file("w", tensor("h.0.a", 1)),))
+    )
+    assert [x.change for x in kept.layers] == ["changed"]
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=6), min_size=2, max_size=2))
+def test_layers_add_up(contents: list[list[tuple[int, int]]]) -> None:
+    """Whatever changed, moved or stands twice: each byte and each missing chunk is counted in one layer."""
+    a, b = (
+        Manifest((file("w", header(n), *(tensor(f"h.{x}.w{i}", c) for i, (x, c) in enumerate(list_))),))
+        for n, list_ in enumerate(contents)
+    )
+    found = compare(a, b)
+    assert sum(x.total_bytes for x in found.layers) == found.total_bytes == b.size
+    assert sum(x.missing_bytes for x in found.layers) == found.missing_bytes
+    assert found.missing_bytes == sum(chunk.length for chunk in missing_chunks(a, b))
+    assert {k: sum(x.tensors[k] for x in found.layers) for k in found.tensors} == found.tensors
+    assert len(chunk_layers(b)) == len(chunk_table(b))
 
 
 def test_layer_names() -> None:

@@ -13,6 +13,7 @@ from p2psync.manifest.forms import decode_forms, decode_rows, encode_rows
 CHUNKS = 5000
 RAW = 10**9
 BASE = Digest.of(b"base")
+KEY = bytes(32)
 
 
 def digest_of(number: int) -> Digest:
@@ -163,6 +164,37 @@ def test_sets_that_do_not_hold_are_refused(what):
     """The list of sets is checked before a node of rows is asked for."""
     with pytest.raises(MalformedError):
         decode_forms(SETS[what], 2 if what == "two sets of one base" else 1)
+
+
+RULES = {
+    "another number of bases": (column(_5=b""), "columns of a set of forms are not equal"),
+    "another number of rows": (
+        column(_6=[[KEY, 0, 1]] * 2),
+        "columns of a set of forms are not equally long",
+    ),
+    "a base that is short": (column(_6=[[KEY[1:], 0, 1]]), "the base of a chunk: no digest of 32 bytes"),
+}
+
+
+@pytest.mark.parametrize("case", RULES)
+def test_bases_of_rows_are_refused_by_their_own_rule(case):
+    """Bases stand in a column of their own, which is as long as the others and holds whole digests."""
+    node, why = RULES[case]
+    with pytest.raises(MalformedError, match=why):
+        decode_rows(node, CHUNKS)
+
+
+@pytest.mark.parametrize(
+    ("count", "nodes"),
+    [(0, b""), (FORM_NODE_ROWS_MAX + 1, KEY), (1, KEY + BASE), (FORM_NODE_ROWS_MAX + 1, KEY * 2)],
+    ids=["no rows", "a node too few", "a node too many", "one node twice"],
+)
+def test_a_set_has_as_many_nodes_as_its_rows_fill(count, nodes):
+    """A row has one place, and so one number: no node is left out, is more than is due, or stands twice."""
+    firsts = b"".join(n.to_bytes(4) for n in range(len(nodes) // 32))
+    node = one_set(count=count, nodes=nodes, firsts=firsts, raw=1 << 20, encoded=1 << 19)
+    with pytest.raises(MalformedError, match=f"a set of {count} encoded chunks in {len(nodes) // 32} nodes"):
+        decode_forms(node, count)
 
 
 def test_who_sends_another_node_is_at_fault_and_who_signed_a_bad_one_is_another():

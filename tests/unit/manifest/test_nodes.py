@@ -7,7 +7,8 @@ from p2psync.content import Digest
 from p2psync.errors import MalformedError, NotFoundError, UnsafePathError, UnsupportedVersionError
 from p2psync.limits import NODE_BYTES_MAX, NODE_DEPTH_MAX, NODE_ITEMS_MAX
 from p2psync.manifest import build_tree, cbor, read_tree
-from tests.manifests import sample_manifest
+from p2psync.manifest.nodes import decode_chunks, decode_file, decode_group, decode_root
+from tests.manifests import digest_of, sample_manifest
 
 SIMPLE = st.one_of(
     st.none(), st.booleans(), st.integers(-(1 << 64), (1 << 64) - 1), st.text(max_size=8), st.binary(max_size=40)
@@ -93,6 +94,34 @@ def test_refusal_names_the_byte():
     with pytest.raises(MalformedError, match="at byte 2") as caught:
         cbor.require_same(cbor2.dumps([1, 2]), b"\x82\x01\x18\x02")
     assert caught.value.offset == 2
+
+
+KEY = bytes(digest_of("w/0"))
+FILE = ["a", 5, bytes(32), 0, [[0, 5, KEY]]]
+NODES = {
+    "forms that nobody names": (decode_root, {0: 0, 1: 1, 2: [FILE], 16: 3}, "encoded chunks and names no forms"),
+    "a file of an unknown format": (decode_root, {0: 0, 1: 1, 2: [[*FILE[:3], 9, KEY]]}, "has the unknown format 9"),
+    "a group of nothing": (decode_group, {0: 2, 1: []}, "an empty group"),
+    "a blob of an unknown kind": (decode_group, {0: 2, 1: [[4, 100, KEY]]}, "a blob of the unknown kind 4"),
+    "chunks of an empty blob": (decode_group, {0: 2, 1: [[2, 0, KEY, "t", "BF16", [0]]]}, "an empty blob refers to"),
+    "a reference that is short": (decode_group, {0: 2, 1: [[1, 9, KEY[1:]]]}, "chunk of a blob: no digest of 32"),
+    "a reference that is text": (decode_group, {0: 2, 1: [[1, 9, "x" * 32]]}, "chunk of a blob: no digest of 32"),
+    "a list of one chunk": (decode_chunks, {0: 3, 1: KEY}, "a chunk list of 32 bytes, not of 2 to"),
+    "half a digest": (decode_chunks, {0: 3, 1: KEY * 2 + b"x"}, "a chunk list of 65 bytes, not of 2 to"),
+    "a length too few": (decode_chunks, {0: 3, 1: KEY * 2, 2: (5).to_bytes(4)}, "2 digests with 4 bytes of lengths"),
+    "an empty chunk": (decode_chunks, {0: 3, 1: KEY * 2, 2: bytes(4) + (5).to_bytes(4)}, "a chunk that is empty or"),
+    "no map": (decode_chunks, [0, 3], "a node is not a map"),
+    "a node of another kind": (decode_chunks, {0: 2, 1: KEY * 2}, r"kind 3 \(chunks\) is due, not of kind 2"),
+    "a kind that is a truth value": (decode_file, {0: True, 1: KEY}, r"kind 1 \(file\) is due, not of kind True"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NODES)
+def test_each_node_is_refused_by_its_own_rule(case):
+    """A node that a publisher spoilt is refused by what is wrong with it, before a tree is made of it."""
+    decode, node, why = NODES[case]
+    with pytest.raises(MalformedError, match=why):
+        decode(cbor.encode(node))
 
 
 def spoilt_tree(tree, digest, data):

@@ -22,6 +22,7 @@ from p2psync.errors import (
 from p2psync.limits import PULL_BUFFERS
 from p2psync.manifest import Chunk, chunk_table
 from p2psync.node import fetch as module
+from p2psync.node import landing
 from p2psync.node.fetch import Fetch, Version
 from p2psync.node.sources import SourceSet
 from p2psync.store import Incoming, Store
@@ -92,9 +93,9 @@ async def test_bytes_are_counted_by_source_and_kind(shop: Shop, incoming: Incomi
     fetch = fetching(shop, incoming, events.append)
     missing = sum(c.length for c in incoming.missing)
     await run(fetch, near, far)
-    assert fetch.lan == fetch.by_source["near"] > 0
-    assert fetch.wan == fetch.by_source["far"] > 0
-    assert fetch.lan + fetch.wan == missing
+    assert fetch.counts.lan == fetch.counts.by_source["near"] > 0
+    assert fetch.counts.wan == fetch.counts.by_source["far"] > 0
+    assert fetch.counts.lan + fetch.counts.wan == missing
     assert events[-1]["event"] == "progress"
     assert events[-1]["done"] == events[-1]["total"] == incoming.total_bytes
     await assert_nothing_left(fetch)
@@ -129,7 +130,7 @@ async def test_corrupt_chunks_come_from_the_other_source(
     assert liar.asked
     assert written
     assert all(written)
-    assert fetch.by_source["liar"] == 0
+    assert fetch.counts.by_source["liar"] == 0
     assert isinstance(fetch.errors["liar"], DigestMismatchError)
     assert [e["url"] for e in events if e["event"] == "source" and e["state"] == "dropped"] == ["liar"]
     assert_whole(shop, incoming)
@@ -148,7 +149,7 @@ async def test_one_rotten_chunk_costs_that_chunk_only(shop: Shop, incoming: Inco
     fetch = fetching(shop, incoming, events.append)
     await run(fetch, rotten, helper)
     assert rotten.asked.count(bad.index) <= 1
-    assert fetch.by_source["helper"] == bad.length
+    assert fetch.counts.by_source["helper"] == bad.length
     assert_whole(shop, incoming)
 
 
@@ -249,7 +250,7 @@ async def test_late_request_is_doubled_and_then_stopped(shop: Shop, incoming: In
     await run(fetch, silent, FakeSource("good", shop.store, before=wait_for_the_stop))
     assert silent.asked == [0]
     assert silent.stopped.is_set()
-    assert fetch.by_source["silent"] == 0
+    assert fetch.counts.by_source["silent"] == 0
     assert fetch.errors == {}
     assert_whole(shop, incoming)
 
@@ -263,7 +264,7 @@ async def test_chunk_written_but_not_reported_is_reported(shop: Shop, incoming: 
     fetch = fetching(shop, incoming, events.append, stall_s=5.0)
     missing = sum(c.length for c in incoming.missing)
     await run(fetch, FakeSource("seed", shop.store, before=write_first))
-    assert fetch.lan == missing
+    assert fetch.counts.lan == missing
     assert_whole(shop, incoming)
 
 
@@ -293,8 +294,8 @@ async def test_slow_write_keeps_its_buffer(
     shop: Shop, incoming: Incoming, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a slow disk a thread writes; a cancelled request keeps its buffer until that write has ended."""
-    monkeypatch.setattr(module, "WRITE_SLOW_S", -1.0)
-    monkeypatch.setattr(module, "WRITE_SLOW_FOR_S", 60.0)
+    monkeypatch.setattr(landing, "WRITE_SLOW_S", -1.0)
+    monkeypatch.setattr(landing, "WRITE_SLOW_FOR_S", 60.0)
     in_thread, go_on = threading.Event(), threading.Event()
     seen: list[tuple[str, bool]] = []
     write = incoming.write
@@ -328,7 +329,7 @@ async def test_slow_disk_still_brings_everything(
     shop: Shop, incoming: Incoming, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After one slow write the others go through the thread, and a false chunk is refused there too."""
-    monkeypatch.setattr(module, "WRITE_SLOW_S", -1.0)
+    monkeypatch.setattr(landing, "WRITE_SLOW_S", -1.0)
     bad = incoming.missing[3].index
     once = iter([True])
     liar = FakeSource("seed", shop.store, spoiled=lambda chunk: chunk.index == bad and next(once, False))

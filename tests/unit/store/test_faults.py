@@ -14,7 +14,7 @@ from p2psync.engine.pointers import Pointers, Target
 from p2psync.errors import P2PSyncError
 from p2psync.manifest import Reference
 from p2psync.store import Store
-from tests.disk_faults import FAULTS, Killed, PowerCut, failing, watching_power
+from tests.disk_faults import FAULTS, Killed, Kind, PowerCut, failing, watching_power
 from tests.stores import NAME, WEIGHTS, contents, make_model, publish, tensors_of, write_safetensors
 from tests.stores import pull as bring
 
@@ -249,26 +249,27 @@ AT_HOME = [operation for operation in OPERATIONS if operation.name not in ("expo
 
 @pytest.mark.parametrize("operation", AT_HOME, ids=lambda operation: operation.name)
 def test_a_power_cut_after_any_step(operation: Operation, shop: Shop, tmp_path: Path) -> None:
-    """What was never synced is lost, or names came through without their bytes: old or new all the same."""
-    cut_each_step(operation, shop, tmp_path, lambda number: (number % 2 == 0,))
+    """What was never synced is lost, or in part, or names came through without bytes: old or new all the same."""
+    kinds = tuple(Kind)
+    cut_each_step(operation, shop, tmp_path, lambda number: (kinds[number % len(kinds)],))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", AT_HOME, ids=lambda operation: operation.name)
-def test_a_power_cut_of_either_kind_after_any_step(operation: Operation, shop: Shop, tmp_path: Path) -> None:
-    """The same with both kinds of cut after each step."""
-    cut_each_step(operation, shop, tmp_path, lambda _number: (False, True))
+def test_a_power_cut_of_every_kind_after_any_step(operation: Operation, shop: Shop, tmp_path: Path) -> None:
+    """The same with each kind of cut after each step, and eight ways in which some of it survives."""
+    cut_each_step(operation, shop, tmp_path, lambda _number: (Kind.NOTHING, Kind.NAMES, *[Kind.SOME] * 8))
 
 
-def cut_each_step(operation: Operation, shop: Shop, room: Path, kinds_of: Callable[[int], tuple[bool, ...]]) -> None:
+def cut_each_step(operation: Operation, shop: Shop, room: Path, kinds_of: Callable[[int], tuple[Kind, ...]]) -> None:
     home = room / "home"
     operation.before(shop, home)
     left: list[Path] = []
 
     def cut(number: int, power: PowerCut) -> None:
-        for kind in kinds_of(number):
-            left.append(room / f"cut-{number}-{'names' if kind else 'nothing'}")
-            power.leave(left[-1], kind=kind)
+        for turn, kind in enumerate(kinds_of(number)):
+            left.append(room / f"cut-{number}-{turn}-{kind.value}")
+            power.leave(left[-1], kind, seed=1000 * number + turn)
 
     with watching_power(home, cut):
         operation.run(shop, home)

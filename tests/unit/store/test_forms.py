@@ -1,17 +1,19 @@
 """What a publish encodes: what pays, in the order of the rows, and nothing of what has nothing in common."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from p2psync import codec
 from p2psync.content import Digest
+from p2psync.errors import NotFoundError
 from p2psync.limits import FORM_TRIES, MIB, PART_KEEP_S
 from p2psync.manifest import Reference, SetKind, chunk_table
 from p2psync.store import Store
 from tests.integration.test_forms import bfloat16, write
-from tests.stores import NAME, feed, publish
+from tests.stores import NAME, feed, make_model, publish
 
 ELEMENTS = 6 * MIB // 2
 
@@ -215,3 +217,19 @@ def test_a_pack_without_its_version_goes_when_the_home_is_opened(based):
     with Store.open(based.home) as again:
         assert not orphan.exists()
         assert len(list((again.home / "forms").iterdir())) == 1
+
+
+def test_forms_that_are_not_here_are_not_found(passed_on, based, tmp_path):
+    """A version that names none, and one whose nodes of forms this node never asked for, are told apart."""
+    _, version, _ = passed_on
+    manifest, tree = based.manifest(version.root), based.tree(version.root)
+    without = replace(tree, nodes={digest: node for digest, node in tree.nodes.items() if digest != manifest.forms})
+    with Store.open(tmp_path / "other") as node:
+        incoming = node.begin(NAME, manifest, without, {0}, version.envelope)
+        feed(based, incoming)
+        incoming.install()
+        with pytest.raises(NotFoundError, match=f"node {manifest.forms} of the forms is not here"):
+            node.forms(manifest)
+        plain = publish(node, make_model(tmp_path / "plain"), "plain")
+        with pytest.raises(NotFoundError, match="the version has no forms"):
+            node.forms(node.manifest(plain.root))

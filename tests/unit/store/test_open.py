@@ -99,7 +99,25 @@ def test_two_roots_of_one_read_only_home(seed, model, monkeypatch):
         assert reader.installed(NAME, version.root, range(4)) is not None
 
 
+def replace_value(path, table, column, value):
+    """A value that another program, or a flipped bit in the head of a row, could leave."""
+    with sqlite3.connect(path) as db:
+        db.execute(f"UPDATE {table} SET {column} = ?", (value,))
+    db.close()
+
+
+def replace_database(path):
+    """A database that another program made."""
+    path.unlink()
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE other (value)")
+    db.close()
+
+
 HARM = {
+    "another program's": replace_database,
+    "another type": lambda path: replace_value(path, "files", "identity", 5),
+    "variants cut short": lambda path: replace_value(path, "installs", "variants", "{"),
     "deleted": lambda path: path.unlink(),
     "emptied": lambda path: os.truncate(path, 0),
     "truncated": lambda path: os.truncate(path, 9000),

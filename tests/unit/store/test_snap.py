@@ -1,12 +1,14 @@
 """A publisher leaves out what means nothing: what is signed is the snapped copy, and the own files stay as they are."""
 
+import os
+
 import numpy as np
 import pytest
 
 from p2psync.content import Digest
-from p2psync.errors import DamagedError, ModelNotFoundError, UsageError
+from p2psync.errors import DamagedError, ModelNotFoundError, StoreError, UsageError
 from p2psync.manifest import Reference, chunk_table
-from p2psync.store import Snap, Store
+from p2psync.store import Snap, Store, linux
 from p2psync.store.snap import Snapper
 from tests.integration.test_forms import WEIGHTS, bfloat16, write
 from tests.stores import NAME, manifest_of, publish
@@ -147,4 +149,21 @@ def test_without_a_base_or_a_copy_it_is_refused(store, tmp_path, wrong):
     how = {"bases": (Reference(NAME, "base"),), "snap": Snap(1e-3), **wrong}
     with pytest.raises(UsageError):
         publish(store, folder, "new", **how)
+    assert [info.tags for info in store.versions()] == [{"base": 1}]
+
+
+def test_a_file_that_shrinks_while_it_is_copied_publishes_nothing(store, tmp_path, monkeypatch):
+    """What is changed before it is signed is a whole copy of what stood there."""
+    folder = write(tmp_path / "new", model(1, a=1e-4))
+    honest = linux.copy_range
+
+    def shrinking(*arguments):
+        os.truncate(folder / WEIGHTS, 1000)
+        return honest(*arguments)
+
+    monkeypatch.setattr(linux, "reflink", lambda _source, _target: False)
+    monkeypatch.setattr(linux, "copy_range", shrinking)
+    with pytest.raises(StoreError, match="changed") as caught:
+        snap(store, folder, 1e-3)
+    assert caught.traceback[-1].name == "_take"
     assert [info.tags for info in store.versions()] == [{"base": 1}]

@@ -6,11 +6,13 @@ import asyncio
 import time
 
 import pytest
+from aiohttp import WSMsgType
 
-from p2psync.errors import DigestMismatchError, UsageError
+from p2psync.errors import ChannelRefusedError, DigestMismatchError, UsageError
 from p2psync.limits import CHANNEL_MESSAGE_BYTES_MAX
-from p2psync.transport import ChannelTimes, ServeLimits
-from tests.neighbourhood import introduce, meet, raw_channel, site, start_node, until
+from p2psync.transport import Channels, ChannelTimes, Hello, Reason, ServeLimits, Speaker
+from p2psync.transport.handshake import decode_hello, encode_hello
+from tests.neighbourhood import introduce, key_of, meet, raw_channel, site, start_node, until
 
 QUICK = ChannelTimes(handshake_s=2.0, keepalive_s=0.05, silence_s=0.5, close_s=0.5)
 
@@ -119,3 +121,26 @@ async def test_the_round_trip_is_measured() -> None:
     async with site(start_node(1)) as (one,), site(start_node(2, one.url)) as (two,):
         await meet(one, two)
         assert all(0 < node.neighbours.live()[0].rtt_s < 2.0 for node in (one, two))
+
+
+async def test_a_node_that_stopped_dials_nobody() -> None:
+    """No connection is opened that nobody would close."""
+    me = Speaker(key_of(1), "berlin")
+    channels = Channels(me, admit=lambda _hello, _dialled: None, serve=None, refused=None)  # type: ignore[arg-type]
+    await channels.close()
+    with pytest.raises(ChannelRefusedError, match="this node stops") as caught:
+        await channels.dial("http://127.0.0.1:9")
+    assert caught.value.reason is Reason.LEAVING
+
+
+async def test_whom_the_node_does_not_admit_is_told_why_and_gets_no_proof() -> None:
+    """Who is refused by its introduction learns the reason, and nothing signed by this node."""
+    async with site(start_node(1)) as (one,):
+        one.neighbours._channels._admit = lambda _hello, _dialled: Reason.FULL
+        async with raw_channel(one.url) as webs:
+            await webs.send_bytes(encode_hello(Hello(key_of(9).verify_key, bytes(32), "berlin", 0, "puppet")))
+            assert decode_hello(await webs.receive_bytes()).node == one.id
+            end = await webs.receive()
+            assert (end.type, end.extra) == (WSMsgType.CLOSE, "full")
+        await until(lambda: one.refusals() == ["full"])
+        assert one.joined == []

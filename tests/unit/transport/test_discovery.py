@@ -189,8 +189,10 @@ async def test_a_flood_of_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     for number in range(limits.ANNOUNCEMENTS_MAX + 5):
         name = f"{number:016x}.{SERVICE}"
         node.discovery._changed(zeroconf, SERVICE, name, ServiceStateChange.Added)  # type: ignore[arg-type]
-    assert len(node.discovery.known) == len(node.hints) == limits.ANNOUNCEMENTS_MAX
+    assert len(node.discovery.known) == limits.ANNOUNCEMENTS_MAX
     assert node.discovery.refused == {"full": 5}
+    assert node.discovery.known[-1] == node.hints[-1]
+    assert node.lost == node.hints[:5]
 
     async def wait(*_args: object) -> bool:
         await asyncio.sleep(60)

@@ -58,6 +58,29 @@ def test_other_urls_are_refused(url: str) -> None:
         connect(url, SourceKind.WAN)
 
 
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://h:99999/", "not a URL"),
+        ("http://[::zz]/", "not a URL"),
+        ("ftp://h/", "not an http or https URL"),
+        ("http:///x", "not an http or https URL"),
+        ("http://h/a?b=c", "has no query and no fragment"),
+        ("http://h/#x", "has no query and no fragment"),
+        ("http://h/a b", "must be percent-encoded"),
+        ("http://h/\u00fc", "must be percent-encoded"),
+        ("file://host/x", "not a file URL of this machine"),
+        ("file:///a?b", "not a file URL of this machine"),
+        ("file:x", "not an absolute path"),
+        ("file:///%00", "not an absolute path"),
+    ],
+)
+def test_each_url_is_refused_by_its_own_rule(url: str, message: str) -> None:
+    """What is wrong with it is said before anybody is dialled."""
+    with pytest.raises(UsageError, match=message):
+        connect(url, SourceKind.WAN)
+
+
 def test_proxy_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The proxy follows scheme and exceptions, as for other programs."""
     for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "all_proxy"):

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from p2psync.errors import P2PSyncError, RemoteProtocolError, SourceUnreachableError, WithdrawnError
 from p2psync.transport import Timeouts
-from p2psync.transport.exchange import AnswerHead, Exchange, Segment, Watch, check_answer
+from p2psync.transport.exchange import (
+    ERROR_PAGE_BYTES_MAX,
+    AnswerHead,
+    Exchange,
+    Segment,
+    Watch,
+    body_length,
+    check_answer,
+)
 
 GET = Exchange("v1/chunks/x", (Segment((), 100),))
 POST = Exchange("v1/chunks", (Segment((), 100),), body=b"digests")
@@ -68,6 +76,39 @@ def test_other_answer_is_refused(exchange: Exchange, head: AnswerHead, error: ty
     """Every other answer has its error."""
     with pytest.raises(error):
         check_answer("u", exchange, head)
+
+
+@pytest.mark.parametrize(
+    ("head", "length"),
+    [
+        (AnswerHead(200, 10), 10),
+        (AnswerHead(304, 10), 0),
+        (AnswerHead(404, 10), 10),
+        (AnswerHead(404, ERROR_PAGE_BYTES_MAX + 1), 0),
+        (AnswerHead(404, 10, coded=True), 0),
+        (AnswerHead(404, None), 0),
+    ],
+)
+def test_so_much_of_a_body_is_read(head: AnswerHead, length: int) -> None:
+    """All of what was asked for, a short error page, and nothing behind an answer that has no body."""
+    assert body_length("u", "v1/node", head, 10) == length
+
+
+@pytest.mark.parametrize(
+    ("head", "error", "message"),
+    [
+        (AnswerHead(200, 11), RemoteProtocolError, "u answered v1/node with 11 bytes, not at most 10"),
+        (AnswerHead(200, 10, coded=True), RemoteProtocolError, "u answered v1/node with a transfer coding"),
+        (AnswerHead(200, None), RemoteProtocolError, "u answered v1/node without a Content-Length"),
+        (AnswerHead(206, 10), RemoteProtocolError, "u answered v1/node with status 206"),
+        (AnswerHead(302, 10, location="http://x/"), RemoteProtocolError, "u redirects v1/node to http://x/"),
+        (AnswerHead(503, 10), SourceUnreachableError, "u answered v1/node with status 503"),
+    ],
+)
+def test_a_body_that_is_not_due_is_refused(head: AnswerHead, error: type[P2PSyncError], message: str) -> None:
+    """Its length, its framing and its status are each told as what they are."""
+    with pytest.raises(error, match=message):
+        body_length("u", "v1/node", head, 10)
 
 
 def test_redirect_names_where_it_leads() -> None:

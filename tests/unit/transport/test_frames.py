@@ -40,6 +40,22 @@ def test_cut_or_extended_answers_are_refused(bodies: list[bytes | int], data: st
                 assert length in (ABSENT, LATER) or place + length <= len(broken)
 
 
+@pytest.mark.parametrize(
+    ("answer", "message", "offset"),
+    [
+        (framed([b"ab"]) + b"\0\0\0", "ends within a length", 6),
+        (framed([b"ab"]) + LENGTH.pack(3) + b"cd", "ends within a frame", 10),
+        (framed([b"ab", b"cd"]) + b"e", "goes on after its last frame", 12),
+    ],
+)
+def test_the_place_where_an_answer_breaks_is_told(answer: bytes, message: str, offset: int) -> None:
+    """What came before it was handed over, and the frame that is broken never is."""
+    read: list[tuple[int, int]] = []
+    with pytest.raises(MalformedError, match=message) as caught:
+        read.extend(read_frames(answer, 2))
+    assert caught.value.offset == offset
+
+
 @given(st.lists(st.binary(min_size=32, max_size=32).map(Digest), min_size=1, max_size=20))
 def test_digests_are_read_back(digests: list[Digest]) -> None:
     """The body of a batch request is its digests."""

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from p2psync.content import Digest
 from p2psync.errors import ChannelRefusedError, UsageError
+from p2psync.limits import HELLO_BYTES_MAX
 from p2psync.manifest import SigningKey
 from p2psync.transport import Hello, Reason, Speaker, node_id_of
 from p2psync.transport.handshake import check_proof, decode_hello, encode_hello, transcript
@@ -61,6 +62,28 @@ def test_long_names_and_odd_names_are_refused() -> None:
         assert caught.value.reason == Reason.MALFORMED
     with pytest.raises(ChannelRefusedError):
         decode_hello(BYTES + bytes(1024))
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"P2PX" + BYTES[4:], "it is no hello"),
+        (BYTES[:5], "it is no hello"),
+        (BYTES + bytes(HELLO_BYTES_MAX), "it is no hello"),
+        (BYTES[:71], "it ends early"),
+        (BYTES[:72], "a name in it is too long or cut off"),
+        (BYTES[:72] + b"\x07berlin", "a name in it is too long or cut off"),
+        (BYTES[:72] + b"\x81" + b"a" * 129 + b"\0", "a name in it is too long or cut off"),
+        (BYTES[:72] + b"\x01\xff\0", "a name in it is not UTF-8"),
+        (BYTES[:72] + b"\0\x01\n", "the name of its software is not printable ASCII"),
+        (BYTES[:72] + b"\0\x02\xc3\xa4", "the name of its software is not printable ASCII"),
+    ],
+)
+def test_each_hello_is_refused_by_its_own_rule(data: bytes, why: str) -> None:
+    """What is wrong is said, so that whoever wrote the other program finds it."""
+    with pytest.raises(ChannelRefusedError, match=f"introduction is refused: {why}") as caught:
+        decode_hello(data)
+    assert caught.value.reason == Reason.MALFORMED
 
 
 def test_another_protocol_is_named() -> None:

@@ -9,13 +9,17 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from multidict import CIMultiDict
 
-from p2psync.errors import SourceUnreachableError, WithdrawnError
+from p2psync.errors import RemoteProtocolError, SourceUnreachableError, WithdrawnError
 from p2psync.limits import CHUNK_BYTES
-from p2psync.transport import BufferPool, Server, SourceKind, Timeouts, connect
-from tests.adversarial.liars import read_request
+from p2psync.transport import BufferPool, Server, SourceKind, Timeouts, Wire, connect
+from p2psync.transport.endpoint import parse_endpoint
+from p2psync.transport.http import HttpClient, _Answer
+from tests.liars import read_request
 from tests.library import FolderLibrary, Version, make_version, write_origin_tree
 from tests.web import static
 
@@ -200,3 +204,30 @@ async def test_bucket_that_hides_what_it_lacks(tmp_path: Path) -> None:
         await source.close()
     server.close()
     await asyncio.sleep(0.01)
+
+
+def answer_of(content: object, *lengths: str) -> _Answer:
+    """An answer as a library gives it that is less strict than the one of today."""
+    headers = CIMultiDict([("Content-Length", length) for length in lengths])
+    response = SimpleNamespace(status=200, headers=headers, content=content)
+    client = HttpClient(parse_endpoint("https://origin.example"), None, Timeouts(), Wire())
+    return _Answer(client, "v1/node", response, Timeouts())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("lengths", [("3", "3"), ("3", "4"), ("+3",), ("-3",), ("3, 3",), ("\u0663",), ("",)])
+async def test_a_length_that_has_two_readings_is_refused(lengths: tuple[str, ...]) -> None:
+    """What two programs could read differently is no length, whatever the library that parsed it lets through."""
+    with pytest.raises(RemoteProtocolError, match="answered v1/node with the Content-Length"):
+        answer_of(None, *lengths)
+
+
+async def test_a_body_that_ends_early_is_not_waited_for() -> None:
+    """The library says so by an error; where it said it by no bytes, reading would never end."""
+    pieces = iter([b"he", b""])
+
+    class Content:
+        async def read(self, _bytes_max: int) -> bytes:
+            return next(pieces)
+
+    with pytest.raises(SourceUnreachableError, match=r"origin\.example ended the answer to v1/node early"):
+        await answer_of(Content(), "5").read_all(5)

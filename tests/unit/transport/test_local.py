@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import socket
@@ -93,8 +94,10 @@ async def test_errors_arrive_as_themselves(tmp_path: Path, error: P2PSyncError) 
 
 
 async def test_caller_that_leaves_takes_its_verb_along(tmp_path: Path) -> None:
-    """A verb is cancelled when its caller goes away."""
+    """A verb is cancelled when its caller goes away, and nobody is left to be told of it: no bug is reported."""
     begun, ended = asyncio.Event(), asyncio.Event()
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context))
 
     async def wait(verb: str, args: dict[str, Any], emit: Emit) -> dict[str, Any]:
         begun.set()
@@ -104,13 +107,18 @@ async def test_caller_that_leaves_takes_its_verb_along(tmp_path: Path) -> None:
             ended.set()
         return {}
 
-    async with serving(tmp_path / "s", wait):
+    async with serving(tmp_path / "s", wait) as server:
         caller = asyncio.ensure_future(call(tmp_path / "s", "pull", {}, lambda event: None))
         await begun.wait()
         caller.cancel()
         async with asyncio.timeout(20):
             await ended.wait()
+            while server._callers:
+                await asyncio.sleep(0)
         assert not caller.done() or caller.cancelled()
+    # What a task ended with is reported when nobody holds it any more.
+    gc.collect()
+    assert reported == []
 
 
 async def test_owner_that_ends_is_an_error(tmp_path: Path) -> None:
@@ -137,6 +145,26 @@ async def test_nobody_there(tmp_path: Path) -> None:
     left_behind(tmp_path / "s")
     with pytest.raises(SourceUnreachableError):
         await call(tmp_path / "s", "pull", {}, lambda event: None)
+
+
+async def test_a_socket_of_another_user_is_told_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever could put a socket in this place would learn what is asked, and answer it."""
+    heard = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(1000))
+        writer.close()
+
+    server = await asyncio.start_unix_server(listen, tmp_path / "serve.sock")
+    monkeypatch.setattr("p2psync.transport.local._peer", lambda _sock: (1, os.geteuid() + 1, 1))
+    with pytest.raises(RemoteProtocolError, match="is served by another user"):
+        await call(tmp_path / "serve.sock", "pull", {"secret": 1}, print)
+    async with asyncio.timeout(10):
+        while not heard:
+            await asyncio.sleep(0)
+    assert heard == [b""]
+    server.close()
+    await server.wait_closed()
 
 
 def left_behind(path: Path) -> None:
@@ -239,7 +267,21 @@ async def test_caller_that_does_not_read_loses_events_only(tmp_path: Path) -> No
         assert len(lines) < 100
 
 
-@pytest.mark.parametrize("answer", [b"nonsense\n", b"[]\n", b"{}\n", b'{"error":1}\n', b'{"error":{"code":"x"}}\n'])
+ODD_ERRORS = [
+    json.dumps({"error": {"code": "x", "message": "m", **more}}).encode() + b"\n"
+    for more in ({"message": None}, {"facts": 3}, {"facts": [["a", 1]]}, {"facts": "ab"}, {"hint": [1]})
+]
+
+
+async def test_paths_that_are_no_text_arrive_as_they_are(tmp_path: Path) -> None:
+    """A folder's name may be any bytes; Python carries those that are no UTF-8 as halves of surrogate pairs."""
+    odd = os.fsdecode(b"/models/\xff")
+    async with serving(tmp_path / "s"):
+        answer = await call(tmp_path / "s", odd, {"to": odd}, lambda event: None)
+    assert (answer["verb"], answer["args"]) == (odd, {"to": odd})
+
+
+@pytest.mark.parametrize("answer", [b"nonsense\n", b"[]\n", b"{}\n", b'{"error":1}\n', *ODD_ERRORS])
 async def test_answer_that_is_none_is_refused(tmp_path: Path, answer: bytes) -> None:
     """What answers on the socket and does not speak our lines is named."""
 
@@ -259,7 +301,7 @@ async def test_error_of_a_newer_owner_is_still_an_error(tmp_path: Path) -> None:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
-        told = {"code": "from_the_future", "message": "m", "facts": {"exit_code": 0, "_x": 1, "code": "y", "n": 5}}
+        told = {"code": "from_the_future", "message": "m", "facts": {"exit_code": 0, "_x": 1, "hint": 7, "n": 5}}
         writer.write(json.dumps({"error": told}).encode() + b"\n")
         writer.close()
 
@@ -267,6 +309,7 @@ async def test_error_of_a_newer_owner_is_still_an_error(tmp_path: Path) -> None:
     with pytest.raises(P2PSyncError) as caught:
         await call(tmp_path / "s", "ls", {}, lambda event: None)
     assert (caught.value.exit_code, caught.value.code) == (1, "p2psync")
+    assert (caught.value.message, caught.value.hint) == ("m", None)
     assert caught.value.n == 5  # type: ignore[attr-defined]
     server.close()
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Sequence
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from p2psync.content import Digest
+from p2psync.errors import P2PSyncError, RemoteProtocolError, WithdrawnError
 from p2psync.limits import BATCH_BYTES_MAX, BATCH_CHUNK_BYTES_MAX, BATCH_DIGESTS_MAX, CHUNK_BYTES
 from p2psync.manifest import Chunk
-from p2psync.transport.peer import _plan
+from p2psync.transport import BufferPool, SourceKind, Wire
+from p2psync.transport.exchange import Exchange, Landed
+from p2psync.transport.frames import ABSENT, LENGTH
+from p2psync.transport.peer import PeerSource, _plan
 
 SMALL = BATCH_CHUNK_BYTES_MAX - 1
 LENGTHS = st.lists(st.sampled_from([1, 100, 70_000, SMALL, BATCH_CHUNK_BYTES_MAX, CHUNK_BYTES]), max_size=60)
@@ -41,3 +48,44 @@ def test_small_chunks_share_requests() -> None:
     plan = list(_plan(chunks_of([10] * (2 * BATCH_DIGESTS_MAX + 1)), CHUNK_BYTES))
     assert [len(exchange.segments[0].chunks) for exchange in plan] == [BATCH_DIGESTS_MAX, BATCH_DIGESTS_MAX, 1]
     assert plan[-1].body is None
+
+
+class Answering:
+    """Carries an exchange whose answer is known."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+
+    async def fetch(self, exchanges: Sequence[Exchange], pool: BufferPool) -> AsyncGenerator[Landed]:
+        for exchange in exchanges:
+            buffer = await pool.acquire()
+            buffer.view(len(self.answer))[:] = self.answer
+            yield Landed(exchange.segments[0], buffer, len(self.answer))
+
+
+def frame(body: bytes, length: int | None = None) -> bytes:
+    return LENGTH.pack(len(body) if length is None else length) + body
+
+
+@pytest.mark.parametrize(
+    ("second", "error", "message"),
+    [
+        (frame(b"", ABSENT), WithdrawnError, "http://peer no longer has b3:0{63}1"),
+        (frame(b"short"), RemoteProtocolError, "http://peer sent 5 bytes for b3:0{63}1, not 10"),
+        (frame(b"ends early", 11), RemoteProtocolError, "http://peer answered v1/chunks wrongly"),
+        (b"", RemoteProtocolError, "http://peer answered v1/chunks wrongly"),
+    ],
+    ids=["not here", "another length", "past the end", "nothing"],
+)
+async def test_what_came_before_a_chunk_that_did_not_is_kept(
+    second: bytes, error: type[P2PSyncError], message: str
+) -> None:
+    """Of a batch, each chunk is judged by itself: the first is handed over, the second is refused by name."""
+    fetcher, pool, got = Answering(frame(b"0123456789") + second), BufferPool(1), []
+    source = PeerSource("http://peer", SourceKind.LAN, Wire(), fetcher, fetcher)  # type: ignore[arg-type]
+    with pytest.raises(error, match=message):
+        async for chunk, buffer in source.chunks(chunks_of([10, 10]), pool):
+            got.append((chunk.index, bytes(buffer.view(chunk.length))))
+            buffer.release()
+    assert got == [(0, b"0123456789")]
+    assert pool.free == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -102,6 +104,25 @@ async def test_connection_that_was_closed_while_idle_is_replaced() -> None:
         for _ in range(3):
             assert (await client.get("a", 5)).body == b"hello"
     assert server.connections == 3
+
+
+async def test_connection_that_was_reset_while_idle_is_replaced() -> None:
+    """A restart of the server resets what it had kept: that is no fault of the answer that was asked for next."""
+
+    def reset(writer: asyncio.StreamWriter) -> None:
+        linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
+
+    server = Scripted(OK, reset)
+    async with client_of(server) as client:
+        assert (await client.get("a", 5)).body == b"hello"
+        assert (await client.get("b", 5)).body == b"hello"
+    assert server.connections == 2
+    assert len(server.requests) == 3
+    async with client_of(Scripted(reset)) as client:
+        with pytest.raises(SourceUnreachableError, match="ended the answer to a early"):
+            await client.get("a", 5)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 
 from p2psync.limits import CHUNK_BYTES
 from p2psync.transport.readers import _acknowledged
-from p2psync.transport.sending import DiskThreads
+from p2psync.transport.sending import DiskThreads, read_exactly, send_file
 from tests.library import FakeLocated, identity_of
 
 T = TypeVar("T")
@@ -69,6 +70,28 @@ async def test_file_that_ends_early_is_an_error(located: FakeLocated) -> None:
     with pytest.raises(OSError, match="ends within"):
         await threads.warm(located)
     threads.close()
+
+
+async def test_bytes_that_are_not_there_are_not_sent(located: FakeLocated) -> None:
+    """Where a file lost its end, what is read in one go and what is sent both stop there, with an error."""
+    loop, (here, there) = asyncio.get_running_loop(), socket.socketpair()
+    transport, _ = await loop.create_connection(asyncio.Protocol, sock=here)
+    try:
+        there.setblocking(False)
+        start = 4 * CHUNK_BYTES - 10
+        located.offset, located.length = start, 10
+        data = read_exactly(located)
+        await send_file(transport, located.fd, start, 10)
+        assert await loop.sock_recv(there, 100) == data
+        located.length = 11
+        with pytest.raises(OSError, match="ends within a chunk"):
+            read_exactly(located)
+        with pytest.raises(OSError, match="ends within a chunk"):
+            await send_file(transport, located.fd, start, 11)
+    finally:
+        transport.abort()
+        there.close()
+        await asyncio.sleep(0)
 
 
 def test_without_tcp_info_every_reader_is_fast_enough() -> None:
