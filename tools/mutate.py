@@ -129,7 +129,8 @@ def reached(found: Sequence[Switch], room: Path) -> dict[str, list[str]]:
     log.touch()
     (room / "mutation_log.py").write_text(_LOG.format(path=str(log)))
     copy.edited([edit for number, switch in enumerate(found) for edit in switch.told(number)])
-    copy.pytest("--numprocesses", str((os.cpu_count() or 1) + 1), "--dist", "loadgroup", *_TESTS)
+    _, said = copy.pytest("--numprocesses", str((os.cpu_count() or 1) + 1), "--dist", "loadgroup", *_TESTS)
+    print("\n".join([*re.findall(r"^FAILED .*$", said, re.MULTILINE), *_SUMMARY.findall(said)]), flush=True)
     hits: dict[str, dict[str, None]] = {switch.id: {} for switch in found}
     for line in log.read_text().splitlines():
         told, _, test = line.partition("\t")
