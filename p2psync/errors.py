@@ -86,7 +86,15 @@ class WrongHeadError(TrustError):
 
 
 class RollbackError(TrustError):
-    """A version lower than one already accepted, or another content under an accepted version."""
+    """A version lower than one already accepted, or another content under an accepted version.
+
+    The former may be a source that is ``behind``, as all are for a while after a publish: it may come right by itself.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, behind: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.behind = behind
+        self.retryable = behind
 
 
 class ExpiredError(TrustError):

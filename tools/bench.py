@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Measure p2psync beside its peers, and write what came out to benchmarks/NAME.json.
 
-usage: tools/bench.py dataplane|site|simulation|update|codec|delta|engine [--only GROUP]... [--rounds N] [--seeds N,N]
-                      [--way WAY]... [--pairs DIR] [--engine DIR] [--gpu FILE] [--torch PYTHON] [--work DIR] [--quick]
+usage: tools/bench.py dataplane|site|simulation|update|codec|delta|engine|hostile [--only GROUP]... [--rounds N]
+                      [--seeds N,N] [--way WAY]... [--pairs DIR] [--engine DIR] [--gpu FILE] [--torch PYTHON]
+                      [--work DIR] [--quick]
 
 The README's tables are made from the files by tools/readme.py. Needs nginx, curl, aria2 and rsync from the system;
-`site` and `update` run in network namespaces and need root and iproute2 besides. `update`, `codec` and `delta` need the
-models that tools/make_pairs.py makes, and the last two zstd and xdelta3 instead of web servers.
+`site`, `update` and `hostile` run in network namespaces and need root and iproute2 besides. `update`, `codec` and
+`delta` need the models that tools/make_pairs.py makes, and the last two zstd and xdelta3 instead of web servers.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ _NEEDED = ("nginx", "curl", "aria2c", "rsync")
 # The benchmarks of bytes alone: no network, no other process to wait for.
 _CODING = ("codec", "delta")
 _CODING_NEEDED = ("zstd", "xdelta3")
+_HOSTILE_NEEDED = ("curl",)
 _CODING_PACKAGES = (
     "blosc2",
     "bsdiff4",
@@ -105,6 +107,14 @@ def _engine(arguments: argparse.Namespace) -> dict[str, Callable[[Bench], Group]
     return engine.questions(arguments.engine, arguments.gpu, arguments.torch)
 
 
+def _hostile(arguments: argparse.Namespace) -> dict[str, Callable[[Bench], Group]]:
+    # The lab and the liars stand with the tests that they were made for.
+    sys.path.append(str(environment.ROOT))
+    from benchmarks import hostile
+
+    return hostile.questions(tuple(arguments.seeds))
+
+
 def _coding(arguments: argparse.Namespace) -> dict[str, Callable[[Bench], Group]]:
     from benchmarks import codec, delta
 
@@ -118,11 +128,11 @@ def _file(arguments: argparse.Namespace) -> Path:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure p2psync beside its peers.")
-    parser.add_argument("name", choices=["dataplane", "site", "simulation", "update", "engine", *_CODING])
+    parser.add_argument("name", choices=["dataplane", "site", "simulation", "update", "engine", "hostile", *_CODING])
     parser.add_argument("--only", action="append", metavar="GROUP", help="run this group; the others stay as they are")
     parser.add_argument("--rounds", type=int, default=_ROUNDS, help="rounds of everything that is timed (5)")
     parser.add_argument(
-        "--seeds", type=_numbers, help="site, simulation, update: the seeds of the losses (1,2,3; with --quick 1)"
+        "--seeds", type=_numbers, help="site, simulation, update, hostile: seeds of the losses (1,2,3; with --quick 1)"
     )
     parser.add_argument("--way", action="append", help="site: measure this way; the others stay as they are")
     pairs = "codec, delta, update: what make_pairs.py made (build/pairs)"
@@ -150,13 +160,13 @@ def _cannot(arguments: argparse.Namespace) -> str:
     name = arguments.name
     if name in ("simulation", "engine"):
         return ""
-    needed = _CODING_NEEDED if name in _CODING else _NEEDED
+    needed = {**dict.fromkeys(_CODING, _CODING_NEEDED), "hostile": _HOSTILE_NEEDED}.get(name, _NEEDED)
     missing = [program for program in needed if shutil.which(program, path="/usr/sbin:/usr/bin:/usr/local/bin") is None]
     if missing:
         return f"not installed: {', '.join(missing)}"
     if name in (*_CODING, "update") and (unmade := make_pairs.missing(arguments.pairs)):
         return f"{len(unmade)} files are missing in {arguments.pairs}: run tools/make_pairs.py --out {arguments.pairs}"
-    if name in ("site", "update"):
+    if name in ("site", "update", "hostile"):
         from tests.integration import site_lab
 
         return site_lab.why_not()
@@ -166,8 +176,8 @@ def _cannot(arguments: argparse.Namespace) -> str:
 def main() -> int:
     """Returns the exit code: 0 if every bound was kept, 1 if one was missed, 2 if the benchmark cannot run."""
     arguments = _arguments()
-    # An engine has no peer among the downloaders; what runs it is among the packages of the tests.
-    needed = {**dict.fromkeys(_CODING, "codec"), "engine": "dev"}
+    # An engine has no peer among the downloaders; what runs it, or attacks it, is among the packages of the tests.
+    needed = {**dict.fromkeys(_CODING, "codec"), "engine": "dev", "hostile": "dev"}
     environment.enter("dev", needed.get(arguments.name, "bench"))
     targets = {
         "dataplane": lambda _: _dataplane(),
@@ -175,6 +185,7 @@ def main() -> int:
         "simulation": _simulation,
         "update": _update,
         "engine": _engine,
+        "hostile": _hostile,
     }
     groups = targets.get(arguments.name, _coding)(arguments)
     chosen = arguments.only or list(groups)
@@ -208,8 +219,9 @@ def main() -> int:
 def _write(arguments: argparse.Namespace, work: Path, name: str, group: Group) -> None:
     from benchmarks import report
 
-    seeded = arguments.name in ("site", "simulation", "update")
-    often = {"seeds": arguments.seeds} if seeded else {"rounds": arguments.rounds}
+    seeded = arguments.name in ("site", "simulation", "update", "hostile")
+    timed = arguments.name == "hostile" or not seeded
+    often = ({"seeds": arguments.seeds} if seeded else {}) | ({"rounds": arguments.rounds} if timed else {})
     head = {
         "benchmark": arguments.name,
         "command": f"python3 tools/bench.py {arguments.name}",

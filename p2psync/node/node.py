@@ -266,7 +266,7 @@ class Node:
     async def _follow(self, reference: str) -> None:
         """Keep the newest version of a reference here, for ever."""
         named = [{"url": url, "kind": "wan"} for url in self._options.sources]
-        args = {"reference": reference, "sources": named, "watch": True, "all_forms": True}
+        args = {"reference": reference, "sources": named, "watch": True, "patient": True, "all_forms": True}
         try:
             await self.perform("pull", args, lambda event: self._emit({**event, "follow": reference}))
         except P2PSyncError as error:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2psync.errors import P2PSyncError, StoreLockedError, UsageError
+from p2psync.errors import NotFoundError, P2PSyncError, StoreLockedError, UsageError
 from p2psync.limits import READERS_MAX
 from p2psync.manifest import Reference
 from p2psync.node.costs import describe_set
@@ -25,7 +25,7 @@ from p2psync.node.handing import hand_over
 from p2psync.node.pull import WATCH_S, Pull, PullRequest
 from p2psync.node.rates import Rates
 from p2psync.node.repair import repair
-from p2psync.store import PublishOptions, Snap, Store
+from p2psync.store import PublishOptions, Snap, Store, give_back_memory
 from p2psync.trust import Keyring
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ async def _publish(owner: Owner, args: Args, emit: Emit) -> dict[str, Any]:
     key = Keyring(store.home / "keys").signing_key(args["key"])
     reference = Reference.parse(args["reference"])
     published = await asyncio.to_thread(store.publish, Path(args["dir"]), reference, key, options, _from_thread(emit))
+    give_back_memory()
     head = published.head
     return {
         "reference": f"{head.name}:{head.tag}@{head.root}",
@@ -175,7 +176,7 @@ async def _pull(owner: Owner, args: Args, emit: Emit) -> dict[str, Any]:
     request = PullRequest.parse(args)
     async with _in_company(owner, request, args.get("site") or "", emit):
         if args.get("watch"):
-            return await _watch(owner, request, emit)
+            return await _watch(owner, request, emit, patient=bool(args.get("patient")))
         return await _pull_once(owner, request, emit)
 
 
@@ -220,10 +221,16 @@ async def _pull_once(owner: Owner, request: PullRequest, emit: Emit) -> dict[str
                 return await pull.run()
         finally:
             del owner.transfers[number]
+            if any(transfer[kind] for kind in ("lan", "wan", "patched")):
+                # The threads of this pull are gone, and a node lives for months.
+                give_back_memory()
 
 
-async def _watch(owner: Owner, request: PullRequest, emit: Emit) -> dict[str, Any]:
-    """Pull, and go on taking each new version of the tag until cancelled. Faults are told and waited out."""
+async def _watch(owner: Owner, request: PullRequest, emit: Emit, *, patient: bool) -> dict[str, Any]:
+    """Pull, and go on taking each new version of the tag until cancelled. Faults are told and waited out.
+
+    A tag that was there once may come back. Who is ``patient`` waits for whatever may still be published or trusted.
+    """
     if request.reference.digest is not None:
         raise UsageError(
             "--watch follows a tag, and a digest never moves", hint=f"leave out @{request.reference.digest}"
@@ -235,8 +242,11 @@ async def _watch(owner: Owner, request: PullRequest, emit: Emit) -> dict[str, An
             if result["digest"] != last:
                 last = result["digest"]
                 emit({"event": "result", "result": result})
+        except UsageError:
+            raise
         except P2PSyncError as error:
-            if not error.retryable:
+            gone = last is not None and isinstance(error, NotFoundError)
+            if not (error.retryable or gone or patient):
                 raise
             emit({"event": "waiting", "reason": str(error), "retry_s": WATCH_S})
         # Nodes that lost their seed at the same moment must not all come back at the same moment.

@@ -1,6 +1,7 @@
 """What a node has on disk."""
 
 from p2psync.store.incoming import Incoming
+from p2psync.store.linux import give_back_memory
 from p2psync.store.locate import Located
 from p2psync.store.store import Store, owner_pid
 from p2psync.store.values import (
@@ -34,5 +35,6 @@ __all__ = [
     "Usage",
     "VerifyReport",
     "VersionInfo",
+    "give_back_memory",
     "owner_pid",
 ]

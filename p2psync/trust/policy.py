@@ -275,6 +275,7 @@ def _check_floor(head: Head, floor: Floor | None) -> None:
         raise RollbackError(
             f"version {head.version} of {what} is older than version {floor.version}, which was accepted before",
             hint=f"to have it nevertheless, name its digest: {head.name}@{head.root}",
+            behind=True,
         )
     if head.version == floor.version and head.root != floor.root:
         raise RollbackError(

@@ -14,14 +14,18 @@ from p2psync.errors import (
     ModelNotFoundError,
     NotFoundError,
     P2PSyncError,
+    RollbackError,
+    SourceUnreachableError,
     StoreLockedError,
     UnknownSignerError,
     UsageError,
     VariantNotFoundError,
 )
+from p2psync.node import operations
 from p2psync.node.names import SOCKET_NAME
 from p2psync.node.node import Node
 from p2psync.node.operations import run
+from p2psync.node.pull import PullRequest
 from p2psync.store import Store
 from p2psync.transport import Server
 from p2psync.trust import Keyring, TrustStore
@@ -251,3 +255,49 @@ async def test_watch_of_a_digest_is_refused(home: Path, shop: Shop) -> None:
     with pytest.raises(UsageError) as caught:
         await run(home, "pull", args, ignore)
     assert "leave out" in (caught.value.hint or "")
+
+
+async def watched(monkeypatch: pytest.MonkeyPatch, *turns: P2PSyncError | str, patient: bool = False) -> list[Any]:
+    """Watch a tag of which each turn is a fault, or a digest that was pulled; the last turn ends it. What was told."""
+    left, events = list(turns), list[Any]()
+
+    async def once(*_: Any) -> dict[str, Any]:
+        if not left:
+            raise asyncio.CancelledError
+        turn = left.pop(0)
+        if isinstance(turn, P2PSyncError):
+            raise turn
+        return {"digest": turn}
+
+    monkeypatch.setattr(operations, "_pull_once", once)
+    monkeypatch.setattr(operations, "WATCH_S", 0.0)
+    request = PullRequest.parse({"reference": "acme/model", "sources": [], "watch": True})
+    with pytest.raises(asyncio.CancelledError):
+        await operations._watch(None, request, events.append, patient=patient)  # type: ignore[arg-type] - it owns nothing
+    return [event["result"]["digest"] if event["event"] == "result" else event["reason"] for event in events]
+
+
+async def test_a_watch_waits_for_who_is_behind_or_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peers that have not got the newest version yet, a seed that is away, a tag that was there a moment ago."""
+    faults = [
+        RollbackError("7 after 8", behind=True),
+        SourceUnreachableError("away"),
+        ModelNotFoundError("no such tag"),
+    ]
+    told = await watched(monkeypatch, "b3:8", *faults, "b3:8", "b3:9")
+    assert told == ["b3:8", "7 after 8", "away", "no such tag", "b3:9"]
+
+
+async def test_a_watch_ends_where_waiting_is_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not there at first may be mistyped; whom nobody trusts is not trusted later, unless somebody acts."""
+    for fault in (ModelNotFoundError("mistyped"), UnknownSignerError("who?"), RollbackError("two roots")):
+        with pytest.raises(type(fault)):
+            await watched(monkeypatch, fault)
+
+
+async def test_a_follower_waits_for_what_is_to_be_published_or_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs for months, and nobody is there to start it again."""
+    faults = [ModelNotFoundError("not yet"), UnknownSignerError("who?")]
+    assert await watched(monkeypatch, *faults, "b3:1", patient=True) == ["not yet", "who?", "b3:1"]
+    with pytest.raises(UsageError):
+        await watched(monkeypatch, UsageError("no such tag can be"), patient=True)
