@@ -94,7 +94,6 @@ class RollbackError(TrustError):
     def __init__(self, message: str, *, hint: str | None = None, behind: bool = False) -> None:
         super().__init__(message, hint=hint)
         self.behind = behind
-        self.retryable = behind
 
 
 class ExpiredError(TrustError):

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -178,7 +178,9 @@ def prove(copy: Copy, check: Switch, tests: Sequence[str]) -> Outcome:
     return Outcome(check.id, "", reached=bool(tests), seconds=round(time.monotonic() - began_s, 1))
 
 
-def run(found: Sequence[Switch], tests: dict[str, Sequence[str]], jobs: int) -> list[Outcome]:
+def run(
+    found: Sequence[Switch], tests: dict[str, Sequence[str]], jobs: int, tell: Callable[[Outcome], object]
+) -> list[Outcome]:
     """Prove all, a few at a time, each worker in a copy of its own."""
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as room, ThreadPoolExecutor(jobs) as pool:
@@ -193,6 +195,7 @@ def run(found: Sequence[Switch], tests: dict[str, Sequence[str]], jobs: int) -> 
 
         for outcome in pool.map(work, found):
             outcomes.append(outcome)
+            tell(outcome)
             if not outcome.test:
                 what = "no test notices" if outcome.reached else "no test reaches"
                 print(f"{what}: {outcome.check}", flush=True)
@@ -231,6 +234,21 @@ def _hits(every: Sequence[Switch], kept: Path | None) -> dict[str, list[str]]:
     return found
 
 
+class _Kept:
+    """The outcomes of a search so far, a line each, in a file if one is wanted."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path is not None and path.exists() else []
+        self.known = {outcome.check: outcome for outcome in (Outcome(**json.loads(line)) for line in lines)}
+
+    def add(self, outcome: Outcome) -> None:
+        """Keep one more."""
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps(asdict(outcome)) + "\n")
+
+
 def main() -> int:
     """Returns 1 where a check of the list can be switched off unnoticed."""
     parser = argparse.ArgumentParser(description="Prove that each check matters.")
@@ -255,7 +273,9 @@ def main() -> int:
             return 1
         tests = {entry["check"]: [entry["test"]] for entry in listed if entry["test"]}
         found = [check for check in found if check.id in tests]
-    outcomes = run(found, tests, arguments.jobs)
+    kept = _Kept(arguments.hits.with_suffix(".outcomes") if arguments.find and arguments.hits else None)
+    done = [kept.known[switch.id] for switch in found if switch.id in kept.known]
+    outcomes = done + run([s for s in found if s.id not in kept.known], tests, arguments.jobs, kept.add)
     killed = sum(bool(outcome.test) for outcome in outcomes)
     print(f"{killed} of {len(outcomes)} checks are noticed when they are off")
     if not sound(outcomes):

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2psync.errors import NotFoundError, P2PSyncError, StoreLockedError, UsageError
+from p2psync.errors import NotFoundError, P2PSyncError, RollbackError, StoreLockedError, UsageError
 from p2psync.limits import READERS_MAX
 from p2psync.manifest import Reference
 from p2psync.node.costs import describe_set
@@ -246,7 +246,8 @@ async def _watch(owner: Owner, request: PullRequest, emit: Emit, *, patient: boo
             raise
         except P2PSyncError as error:
             gone = last is not None and isinstance(error, NotFoundError)
-            if not (error.retryable or gone or patient):
+            behind = isinstance(error, RollbackError) and error.behind
+            if not (error.retryable or gone or behind or patient):
                 raise
             emit({"event": "waiting", "reason": str(error), "retry_s": WATCH_S})
         # Nodes that lost their seed at the same moment must not all come back at the same moment.

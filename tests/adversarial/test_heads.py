@@ -143,7 +143,7 @@ def test_lower_version(trust):
     with pytest.raises(RollbackError, match=r"version 3 .* version 4") as caught:
         accept(GOOD, REFERENCE, trust, NOW_S)
     assert f"acme/wan@{digest_of('root')}" in caught.value.hint
-    assert caught.value.retryable
+    assert caught.value.behind
 
 
 def test_lower_version_after_restart(trust, tmp_path):
@@ -158,7 +158,7 @@ def test_equal_version_with_another_root(trust):
     trust.raise_floor(sample_head(root=digest_of("other")))
     with pytest.raises(RollbackError, match="equivocation") as caught:
         accept(GOOD, REFERENCE, trust, NOW_S)
-    assert not caught.value.retryable
+    assert not caught.value.behind
 
 
 def test_older_version_by_its_digest(trust):
