@@ -21,7 +21,7 @@ from tests.liars import Liar, Request, SeedAnswers, TreeAnswers
 
 # Hang guard of one pull. The slowest here waits a few times for a silent source.
 PULL_S = 100.0
-AT_ONCE = 12
+AT_ONCE = 8
 
 TRUST, INTEGRITY, NETWORK, PROTOCOL = 4, 5, 7, 8
 

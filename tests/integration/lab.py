@@ -35,7 +35,8 @@ def hasty(**bounds: float) -> tuple[str, ...]:
     )
 
 
-HASTE = hasty(STALL_S=5.0, RESPONSE_TIMEOUT_S=1.5, RATE_WINDOW_S=1.0, CONNECT_TIMEOUT_S=2.0)
+# Short enough to wait for liars, and long enough for a machine on which much else runs.
+HASTE = hasty(STALL_S=12.0, RESPONSE_TIMEOUT_S=3.0, RATE_WINDOW_S=1.5, CONNECT_TIMEOUT_S=3.0)
 
 
 @dataclass(frozen=True, slots=True)
