@@ -64,7 +64,8 @@ class VariantNotFoundError(NotFoundError):
     """The version has no variant of that name."""
 
 
-# The publisher must act, or somebody pretends to be the publisher (4). Never retried, never skipped by a flag.
+# The publisher must act, or somebody pretends to be the publisher (4). Never skipped by a flag, and never
+# retried by a pull; what watches a tag may wait.
 
 
 class TrustError(P2PSyncError):
