@@ -10,15 +10,21 @@ A failed sync is never tried again as if it could then succeed: the kernel repor
 
 from __future__ import annotations
 
+import fcntl
+import io
 import os
 import shutil
+import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, BinaryIO, Final
 
 Data = bytes | bytearray | memoryview
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _SCRATCH: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -91,6 +97,28 @@ def write_at(fd: int, data: Data, offset: int) -> None:
         offset += count
 
 
+class _Through(io.FileIO):
+    """An open file whose bytes reach the disk by ``write``."""
+
+    def write(self, data: Any, /) -> int:
+        return write(self.fileno(), data)
+
+
+def create(path: Path, mode: int = 0o644) -> BinaryIO:
+    """Make a file that is not there and open it for writing, with a buffer. Nothing of it is durable yet."""
+    return io.BufferedRandom(_Through(os.open(path, _NEW, mode), "r+"))
+
+
+def write_new(path: Path, data: Data, mode: int = 0o644) -> None:
+    """Make a small file that is not there, and make its bytes durable. Its name is the folder's to sync."""
+    fd = os.open(path, _NEW, mode)
+    try:
+        write_all(fd, data)
+        sync(fd)
+    finally:
+        os.close(fd)
+
+
 def sync_folder(path: Path) -> None:
     """Make the names in a directory survive a power cut."""
     fd = os.open(path, _FOLDER)
@@ -106,16 +134,42 @@ def sync_tree(top: Path) -> None:
         sync_folder(Path(folder))
 
 
-def make_folder(path: Path, mode: int = 0o777) -> None:
-    """Make a directory, of this mode, and what leads to it, each durable in its parent."""
+def sync_all(top: Path) -> None:
+    """Make a directory and all below it survive a power cut, bytes and names."""
+    for folder, _, names in os.walk(top):
+        for name in names:
+            fd = os.open(Path(folder) / name, _READ)
+            try:
+                sync(fd)
+            finally:
+                os.close(fd)
+        sync_folder(Path(folder))
+
+
+def make_folder(path: Path, mode: int = 0o777, *, sure: bool = False) -> None:
+    """Make a directory, of this mode, and what leads to it, each durable in its parent.
+
+    One that is there is taken for durable; if ``sure``, it and its parent are made so again, since whoever made them
+    may have been killed before they were.
+    """
     if path.is_dir():
+        for above in (path.parent, path.parent.parent) if sure else ():
+            # Above what is ours there may be directories that we may pass and not read.
+            with suppress(PermissionError):
+                sync_folder(above)
         return
-    make_folder(path.parent)
+    make_folder(path.parent, sure=sure)
     try:
         mkdir(path, mode)
     except FileExistsError:
         return
-    sync_folder(path.parent)
+    try:
+        sync_folder(path.parent)
+    except OSError:
+        # The next call would find it there and take it for durable.
+        with suppress(OSError):
+            rmdir(path)
+        raise
 
 
 def write_durably(path: Path, data: bytes | bytearray, *, mode: int = 0o644) -> None:
@@ -146,3 +200,28 @@ def remove_tree(path: Path) -> None:
     """Remove a directory that nobody reads any more; no fault when there is none."""
     with suppress(FileNotFoundError):
         shutil.rmtree(path)
+
+
+# What is half done belongs to whoever is at it, and to nobody once that process is gone.
+
+
+def hold(fd: int) -> bool:
+    """Hold an open file or directory until it is closed; False when another process has it, or none can be held."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def remove_abandoned(paths: Iterable[Path]) -> None:
+    """Remove files and directories of this user that nobody holds. One that cannot be removed stays."""
+    for path in paths:
+        with suppress(OSError):
+            fd = os.open(path, _READ)
+            try:
+                facts = os.fstat(fd)
+                if facts.st_uid == os.geteuid() and hold(fd):
+                    remove_tree(path) if stat.S_ISDIR(facts.st_mode) else unlink(path)
+            finally:
+                os.close(fd)

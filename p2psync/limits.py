@@ -333,7 +333,7 @@ WORST_LAYERS: Final = 5
 
 # engine ----------------------------------------------------------------------------------------
 
-# engine.json and probe.json are read whole. A probe of five stages with 512 values each is 60 KB.
+# engine.json and probe.json are read whole. A probe with 512 values of each of eight answers is 70 KB.
 ENGINE_FILE_BYTES_MAX: Final = MIB
 # Values inside values in either of them.
 ENGINE_FILE_DEPTH_MAX: Final = 8
@@ -364,5 +364,25 @@ POINTER_BYTES_MAX: Final = 16 * KIB
 PLAN_CACHE_BYTES_MAX: Final = 64 * GIB
 # Values of one stage that a golden probe records.
 PROBE_VALUES_MAX: Final = 512
+# Tokens of its prompt; those of a prompt of 4,096 characters are fewer.
+PROBE_TOKENS_MAX: Final = 4096
+# Values of a context that its experts read: the widest text encoder of today, and the longest text.
+PROBE_CONTEXT_VALUES_MAX: Final = 1 << 21
+# Clips that an expert is asked about, each one run: over eight of them INT8 rounding cancels out well enough.
+PROBE_CLIPS_MAX: Final = 16
+# Forms of one skeleton: there are three.
+PROBE_FORMS_MAX: Final = 8
+# Means of an expert's answer: one for each channel and place in a patch, 64 in Wan.
+PROBE_MEANS_MAX: Final = 4096
+# Latents of one stage: twelve times what is recorded at most, 4 MiB of noise, and a clip of 200 MB.
+PROBE_LATENT_VALUES_MAX: Final = 1 << 20
+# What is recorded at most: answers depend on weights, which are the same at any size, and a node waits for them.
+PROBE_SIDE_PX_MAX: Final = 256
+PROBE_FRAMES_MAX: Final = 17
+# No tolerance above this is read or written: an answer of zeros is 1 off.
+PROBE_TOLERANCE_MAX: Final = 0.2
+# Backends, or stages of one, for which a probe of format 1 has tolerances.
+PROBE_TOLERANCES_MAX: Final = 64
+TRAIN_TIMESTEPS_MAX: Final = 1_000_000
 # A report names every quantised layer of both experts: 800 of them at Wan's size.
 QUALITY_REPORT_BYTES_MAX: Final = MIB

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -21,6 +22,8 @@ from p2psync.store import linux
 
 WRITES = ("write", "pwrite")
 STEPS = (*WRITES, "sync", "sync_data", "rename", "replace", "link", "unlink", "mkdir", "rmdir")
+# What only prepares: nothing of it has to survive, and the disk may refuse it all the same.
+PREPARATIONS = ("chmod", "fchmod", "ftruncate")
 # Steps that are no single call, and that a dead process does not take either.
 _LARGE = ("remove_tree",)
 FAULTS = ("full", "broken", "short", "killed")
@@ -61,6 +64,15 @@ class Failing:
 
         return step
 
+    def wrap_open(self, real: Callable[..., int]) -> Callable[..., int]:
+        """``os.open``, watched where it makes a file."""
+        make = self.wrap("create", real)
+
+        def opened(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
+            return (make if flags & os.O_CREAT else real)(path, flags, *arguments, **named)
+
+        return opened
+
     def _fail(self, name: str, real: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         if self.fault == "killed":
             self.dead = True
@@ -73,6 +85,13 @@ class Failing:
         raise OSError(code, os.strerror(code))
 
 
+@pytest.fixture(autouse=True)
+def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For modules that import this: what is watched above the system call need not wait for a real disk."""
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda _fd: None)
+
+
 @contextmanager
 def failing(number: int, fault: str) -> Iterator[Failing]:
     """Inside, the ``number``-th durable step fails in the way of ``fault``. 0 fails none and counts them."""
@@ -82,6 +101,10 @@ def failing(number: int, fault: str) -> Iterator[Failing]:
             patch.setattr(disk, name, watch.wrap(name, getattr(disk, name)))
         for name in ("reserve", "copy_range"):
             patch.setattr(linux, name, watch.wrap(name, getattr(linux, name)))
+        for name in PREPARATIONS:
+            patch.setattr(os, name, watch.wrap(name, getattr(os, name)))
+        patch.setattr(os, "open", watch.wrap_open(os.open))
+        patch.setattr(tempfile, "mkdtemp", watch.wrap("mkdtemp", tempfile.mkdtemp))
         yield watch
 
 
@@ -110,6 +133,8 @@ class PowerCut:
         self.top = top
         self.files: dict[int, bytes] = {}
         self.folders: dict[int, dict[str, int]] = {}
+        self.modes: dict[int, int] = {}
+        self._held: dict[int, int] = {}
         for folder, _, names in os.walk(top):
             self._keep_folder(Path(folder))
             for name in names:
@@ -122,6 +147,12 @@ class PowerCut:
             self._keep_folder(path)
         else:
             self._keep_file(path)
+
+    def close(self) -> None:
+        """Let go of every inode: until then no number is given to another file."""
+        for fd in self._held.values():
+            os.close(fd)
+        self._held.clear()
 
     def leave(self, target: Path, kind: Kind, seed: int = 0) -> None:
         """Write to ``target`` what a power cut now would leave."""
@@ -141,20 +172,35 @@ class PowerCut:
             found.update(inode for name, inode in fresh.items() if sure.get(name) == inode)
         return found
 
+    def places(self) -> Iterator[tuple[int, Path]]:
+        """Where everything stands now: what a directory holds is its own, whichever place of it survives."""
+        for folder, _, _ in os.walk(self.top):
+            for entry in os.scandir(folder):
+                yield entry.inode(), Path(entry.path)
+
     def is_folder(self, inode: int) -> bool:
         """Whether this is a directory, as far as one has been seen."""
         return inode in self._is_folder
 
+    def _hold(self, inode: int, path: Path | str, flags: int) -> None:
+        if inode not in self._held:
+            self._held[inode] = os.open(path, os.O_PATH | os.O_CLOEXEC | flags)
+
     def _keep_folder(self, path: Path) -> None:
+        self._hold(os.stat(path).st_ino, path, 0)
         self.folders[os.stat(path).st_ino] = self._listing(path)
 
     def _keep_file(self, path: Path) -> None:
-        self.files[os.stat(path).st_ino] = path.read_bytes()
+        facts = os.stat(path)
+        self._hold(facts.st_ino, path, 0)
+        self.files[facts.st_ino] = path.read_bytes()
+        self.modes[facts.st_ino] = facts.st_mode
 
     def _listing(self, path: Path) -> dict[str, int]:
         found = {}
         for entry in os.scandir(path):
             found[entry.name] = entry.inode()
+            self._hold(entry.inode(), entry.path, os.O_NOFOLLOW)
             if entry.is_dir(follow_symlinks=False):
                 self._is_folder.add(entry.inode())
         return found
@@ -172,6 +218,7 @@ class _Remains:
         self._kind = kind
         self._lots = lots
         self._drawn = dict.fromkeys(power.settled(), True)
+        self._where = dict(power.places())
 
     def _moved(self, inode: int) -> bool:
         """Whether the newest place of a file or directory is the one that survived."""
@@ -189,24 +236,30 @@ class _Remains:
                 self._entry(now / name, target / name, new)
             elif old is not None and (new is not None or not self._moved(old)):
                 # What was to take its place did not get there, so it is still here.
-                self._entry(None, target / name, old)
+                self._entry(self._where.get(old), target / name, old)
 
     def _entry(self, now: Path | None, target: Path, inode: int) -> None:
         if target.name.startswith("index.db"):
             if now is not None and self._kind is not Kind.NOTHING:
                 shutil.copyfile(now, target)
         elif self._power.is_folder(inode):
-            target.mkdir()
+            target.mkdir(0o700)
             self.write(now, target, inode)
         else:
             target.write_bytes(self._bytes(now, inode))
+            target.chmod(self._power.modes.get(inode, 0o600) if now is None else now.stat().st_mode)
 
     def _bytes(self, now: Path | None, inode: int) -> bytes:
         synced = self._power.files.get(inode, b"")
         if self._kind is not Kind.SOME or now is None:
             return synced
         fresh = now.read_bytes()
-        return self._lots.choice([synced, fresh, fresh[: len(fresh) // 2]]) if fresh != synced else synced
+        if fresh == synced:
+            return synced
+        # What was synced of a file that only grew is there for sure.
+        sure = len(synced) if fresh.startswith(synced) else 0
+        half = fresh[: (sure + len(fresh)) // 2]
+        return self._lots.choice([synced, fresh, half, half.ljust(len(fresh), b"\0")])
 
 
 @contextmanager
@@ -234,4 +287,7 @@ def watching_power(top: Path, after: Callable[[int, PowerCut], None]) -> Iterato
     with pytest.MonkeyPatch.context() as patch:
         for name in STEPS:
             patch.setattr(disk, name, watch(name, getattr(disk, name)))
-        yield cut
+        try:
+            yield cut
+        finally:
+            cut.close()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from p2psync import disk
 from p2psync.compress import forms, lineage
 from p2psync.compress.calibrate import layer_errors
 from p2psync.compress.directory import Part, write_description, write_probe, write_settings, write_tokenizer
@@ -20,11 +17,12 @@ from p2psync.compress.judge import Generate, Judge, measure, simulated
 from p2psync.compress.learn import Learned, Tell, chosen_layers, learn
 from p2psync.compress.parts import write_part
 from p2psync.compress.pipeline import experts, open_pipeline, trace_decoder, trace_experts, trace_text
+from p2psync.compress.placing import placed
 from p2psync.compress.quality import Report, gate, write_report
 from p2psync.compress.quantize import Grid, grid_of, layers_of, quantized
 from p2psync.compress.recipe import Recipe, VariantRecipe
 from p2psync.compress.trace import Graph
-from p2psync.errors import ModelNotFoundError, StoreUnwritableError
+from p2psync.errors import ModelNotFoundError
 
 _SHARED: Final = "shared"
 # What variants of one checkpoint have in common: parts by the name of their weights.
@@ -66,23 +64,8 @@ def build(source: str, target: str, recipe: Recipe, *, tell: Tell, options: Opti
         ModelNotFoundError: ``source``, or the directory of the version before, holds no pipeline.
         StoreUnwritableError: ``target`` exists, or cannot be written.
     """
-    if os.path.lexists(target):
-        raise StoreUnwritableError(f"{target} exists", hint="name a directory that does not exist yet")
-    parent = os.path.dirname(os.path.abspath(target))
-    try:
-        os.makedirs(parent, exist_ok=True)
-        work = tempfile.mkdtemp(prefix=".compress-", dir=parent)
-    except OSError as error:
-        raise StoreUnwritableError(f"{parent} cannot be written: {error.strerror}") from error
-    try:
-        reports = _Build(source, work, recipe, tell, options or Options()).run()
-        os.chmod(work, 0o755)  # noqa: S103 - A temporary directory is private; what is published need not be.
-        disk.rename(Path(work), Path(target))
-    except OSError as error:
-        raise StoreUnwritableError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return reports
+    with placed(Path(target)) as work:
+        return _Build(source, str(work), recipe, tell, options or Options()).run()
 
 
 @dataclass(slots=True)
@@ -154,15 +137,7 @@ class _Build:
         if self._options.probe is None or not prompts:
             return
         self._tell(f"{made.learned.variant.name}: recording its golden probe")
-        inputs = {
-            "prompt": prompts[0],
-            "seed": recipe.quality.seed,
-            "steps": recipe.sampling.steps,
-            "guidance": recipe.sampling.guidance,
-            "height": recipe.video.height,
-            "width": recipe.video.width,
-            "frames": recipe.video.frames,
-        }
+        inputs = {"prompt": prompts[0], "seed": recipe.quality.seed}
         write_probe(made.folder, self._options.probe(made.folder, inputs))
 
     def _expert_graphs(self, pipeline: Any) -> dict[str, Graph]:

@@ -11,8 +11,10 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
+from p2psync import disk
 from p2psync.compress.parts import Written
 from p2psync.compress.pipeline import experts
 from p2psync.compress.recipe import Recipe, VariantRecipe
@@ -80,9 +82,7 @@ def write_description(
         "tokenizer": "../tokenizer/tokenizer.json",
         "cost": _cost(pipeline),
     }
-    with open(os.path.join(directory, "engine.json"), "w", encoding="utf-8") as file:
-        json.dump(described, file, indent=1, ensure_ascii=False)
-        file.write("\n")
+    _write_text(directory, "engine.json", json.dumps(described, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_tokenizer(source: str, directory: str, pipeline: Any) -> None:
@@ -104,9 +104,7 @@ def write_tokenizer(source: str, directory: str, pipeline: Any) -> None:
 
 def write_probe(directory: str, recorded: Mapping[str, Any]) -> None:
     """Write ``probe.json`` into a variant's directory."""
-    with open(os.path.join(directory, PROBE_NAME), "w", encoding="utf-8") as file:
-        json.dump(recorded, file, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
+    _write_text(directory, PROBE_NAME, json.dumps(recorded, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_settings(directory: str, recipe: Recipe, memory_bytes: Mapping[str, int]) -> None:
@@ -128,8 +126,11 @@ def write_settings(directory: str, recipe: Recipe, memory_bytes: Mapping[str, in
         if os.path.isfile(os.path.join(directory, variant.name, PROBE_NAME)):
             lines.append(f'probe = "{variant.name}/{PROBE_NAME}"')
         lines.append("")
-    with open(os.path.join(directory, "p2psync.toml"), "w", encoding="utf-8") as file:
-        file.write("\n".join(lines))
+    _write_text(directory, "p2psync.toml", "\n".join(lines))
+
+
+def _write_text(directory: str, name: str, text: str) -> None:
+    disk.write_new(Path(directory, name), text.encode())
 
 
 def _port(port: Port) -> list[Any]:

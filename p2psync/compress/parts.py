@@ -6,6 +6,7 @@ import mmap
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx
 from onnx import TensorProto
@@ -58,9 +59,7 @@ def write_part(directory: str, weights: str, graphs: Mapping[str, Graph]) -> dic
     written = {}
     for name, graph in graphs.items():
         data = _bound(graph, weights, places)
-        with open(os.path.join(directory, name), "wb") as file:
-            file.write(data)
-            disk.sync(file.fileno())
+        disk.write_new(Path(directory, name), data)
         written[name] = Written(
             name, weights, Digest.of(data), weights_digest, tuple(graph.inputs()), tuple(graph.outputs())
         )

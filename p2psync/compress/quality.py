@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from p2psync import disk
 from p2psync.errors import MalformedError, QualityError
 from p2psync.limits import QUALITY_REPORT_BYTES_MAX, WORST_LAYERS
 
@@ -74,7 +75,7 @@ def _at_least(report: Report, measure: str, value: float, floor: float) -> None:
 def write_report(directory: str, report: Report) -> None:
     """Write ``quality.json`` into a variant's directory."""
     text = json.dumps({"format": FORMAT, **asdict(report)}, indent=1, ensure_ascii=False)
-    (Path(directory) / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+    disk.write_durably(Path(directory, FILE_NAME), f"{text}\n".encode())
 
 
 def read_report(directory: str) -> Report | None:

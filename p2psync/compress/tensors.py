@@ -13,6 +13,7 @@ import math
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
@@ -88,7 +89,7 @@ def write_tensors(path: str, tensors: Mapping[str, Source]) -> dict[str, Spot]:
         at = end
     header = _padded(json.dumps(table, separators=(",", ":")).encode())
     places: dict[str, Spot] = {}
-    with open(path, "wb") as file:
+    with disk.create(Path(path)) as file:
         file.write(header)
         for name in order:
             source = tensors[name]

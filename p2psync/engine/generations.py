@@ -1,7 +1,8 @@
 """The log of generations: one JSON line each, bounded, never the prompt.
 
-Lines are appended whole under a lock, so two runs on one home do not mix theirs. Beyond its bound the older half goes;
-the new file takes the name of the old one in one step.
+Lines are appended under a lock, so two runs on one home do not mix theirs, and are synced. One that a crash or a full
+disk cut short is ended before the next. Beyond its bound the older half goes; the new file takes the name of the old
+one in one step.
 """
 
 from __future__ import annotations
@@ -51,13 +52,19 @@ def append(path: Path, generation: Generation) -> None:
     """
     line = json.dumps(asdict(generation), sort_keys=True, separators=(",", ":")).encode() + b"\n"
     with writing(path), _locked(path):
-        if path.exists() and path.stat().st_size + len(line) > GENERATIONS_BYTES_MAX:
+        new = not path.exists()
+        if not new and path.stat().st_size + len(line) >= GENERATIONS_BYTES_MAX:
             _halve(path)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            disk.write_all(fd, line)
+            size = os.fstat(fd).st_size
+            torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+            disk.write_all(fd, b"\n" * torn + line)
+            disk.sync_data(fd)
         finally:
             os.close(fd)
+        if new:
+            disk.sync_folder(path.parent)
 
 
 def last(path: Path, count: int) -> list[dict[str, Any]]:

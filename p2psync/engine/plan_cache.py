@@ -1,7 +1,8 @@
 """Plans that were built here, kept in a folder so that a start costs a read: by skeleton, weights, builder and device.
 
 A plan is code for one GPU, so it is made where it runs and never published. The folder is its owner's alone, each plan
-stands behind its own digest, and what is damaged, foreign or too much is built again.
+stands behind its own digest, and what is damaged, foreign or too much is built again: nothing is synced, since a power
+cut costs no more than another build.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ from p2psync.limits import PLAN_CACHE_BYTES_MAX
 
 _DIGEST_BYTES: Final = 32
 _SUFFIX: Final = ".plan"
+_HALF: Final = ".new"
 
 
 def default_folder() -> Path:
@@ -88,16 +90,19 @@ class PlanCache:
 
     def _write(self, key: str, plan: bytes) -> None:
         # Nobody else may put code for our GPU here.
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        scratch, name = tempfile.mkstemp(dir=self._folder, suffix=".new")
-        try:
-            with open(scratch, "wb") as file:
+        disk.make_folder(self._folder, 0o700)
+        disk.remove_abandoned(self._folder.glob(f"*{_HALF}"))
+        scratch = self._folder / f"{key}.{secrets.token_hex(4)}{_HALF}"
+        with disk.create(scratch, 0o600) as file:
+            disk.hold(file.fileno())
+            try:
                 file.write(Digest.of(plan))
                 file.write(plan)
-            disk.replace(Path(name), self._folder / (key + _SUFFIX))
-        except OSError:
-            Path(name).unlink(missing_ok=True)
-            raise
+                file.flush()
+                disk.replace(scratch, self._folder / (key + _SUFFIX))
+            except OSError:
+                disk.unlink(scratch)
+                raise
 
     def _trim(self, but: str) -> None:
         """Remove the plans that were not used for longest, until the folder keeps its bound."""
@@ -108,7 +113,7 @@ class PlanCache:
                 return
             if path.stem != but:
                 total -= path.stat().st_size
-                path.unlink()
+                disk.unlink(path)
 
 
 def _digest_of(path: Path) -> Digest:

@@ -16,7 +16,7 @@ from typing import Final
 
 from p2psync import disk
 from p2psync.engine.strict_json import read_object
-from p2psync.engine.video import Outgoing, writing
+from p2psync.engine.video import writing
 from p2psync.errors import IncompleteModelError, MalformedError
 from p2psync.limits import POINTER_BYTES_MAX
 
@@ -64,7 +64,7 @@ class Pointers:
             StoreError: the disk refuses; both pointers are whole then too.
         """
         with writing(self._directory):
-            disk.make_folder(self._directory)
+            disk.make_folder(self._directory, sure=True)
         with self._lock():
             before = self.current()
             if before is not None and before != target:
@@ -98,9 +98,8 @@ class Pointers:
 
     def _write(self, name: str, target: Target) -> None:
         text = json.dumps({"format": _FORMAT, **asdict(target)}, sort_keys=True).encode()
-        with Outgoing(self._directory / name) as out, writing(out.path):
-            out.file.write(text)
-            out.keep()
+        with writing(self._directory / name):
+            disk.write_durably(self._directory / name, text)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

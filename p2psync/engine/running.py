@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from p2psync import disk
 from p2psync.engine import generations, memory
 from p2psync.engine.choice import Candidate, Choice, choose
 from p2psync.engine.denoise import Cancel
@@ -20,7 +21,7 @@ from p2psync.engine.generations import Generation
 from p2psync.engine.pipeline import Hooks, Pipeline, open_pipeline
 from p2psync.engine.request import Request, Wish, settle
 from p2psync.engine.unipc import Latents
-from p2psync.engine.video import Mp4, Outgoing, Sheet, check_name, library, png, writing
+from p2psync.engine.video import Mp4, Outgoing, Sheet, check_name, library, png, remove_parts, writing
 from p2psync.errors import P2PSyncError, StoreError
 
 _SHEET_SUFFIX: Final = ".sheet.png"
@@ -156,12 +157,14 @@ class _Making:
         job, request = self._job, self._request
         library()
         with ExitStack() as stack:
+            remove_parts(job.out.parent)
             out = stack.enter_context(Outgoing(job.out))
             sheet = stack.enter_context(Outgoing(job.out.with_name(job.out.stem + _SHEET_SUFFIX)))
             if job.frames_dir is not None:
                 with writing(job.frames_dir):
-                    job.frames_dir.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(Outgoing(job.frames_dir / "try"))
+                    disk.make_folder(job.frames_dir)
+                remove_parts(job.frames_dir)
+                stack.enter_context(Outgoing(job.frames_dir / "try.png"))
             pipeline = stack.enter_context(open_pipeline(self._choice.candidate.directory, self._choice.backend))
             loaded_s = time.monotonic()
             latents = pipeline.latents(request, Hooks(on_step=self._on_step, cancel=self._cancel))
@@ -233,6 +236,9 @@ class _Making:
             movie.finish()
         with writing(sheet_out.path):
             sheet_out.file.write(png(sheet.picture()))
+        # Whatever fails should fail before the first of the two has its name.
+        sheet_out.settle()
+        out.settle()
         sheet_out.keep()
         out.keep()
         return movie.codec

@@ -1,20 +1,22 @@
 """Frames to files: mp4, PNG and a contact sheet, the one home of ``av``.
 
 A file is written under another name in its own directory and renamed when it is whole; the directory is tried before
-the first step, so that an output that cannot be written fails in a second and not after the work.
+the first step, so that an output that cannot be written fails in a second and not after the work. What a killed run
+left is removed by the next one that writes a file of that name.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self
+from typing import IO, Any, BinaryIO, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,8 @@ from p2psync.limits import SHEET_FRAMES_MAX
 # libx264 where it was built in; MPEG-4 part 2 is in every build.
 _CODECS: Final = ("libx264", "mpeg4")
 _QUALITY: Final = {"libx264": {"crf": "16", "preset": "medium"}, "mpeg4": {"qscale": "3"}}
+_PART: Final = ".part"
+_ABANDONED: Final = re.compile(rf"\..+\.(?:mp4|png)\.[0-9a-f]{{8}}{re.escape(_PART)}", re.DOTALL)
 _SHEET_COLUMNS: Final = 4
 _SHEET_SIDE_PX: Final = 256
 _SHEET_GAP_PX: Final = 4
@@ -38,18 +42,25 @@ class Outgoing:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        self._part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
         with writing(path):
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-            self.file: IO[bytes] = os.fdopen(os.open(self._part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666), "w+b")
+            self.file: BinaryIO = disk.create(self._part, 0o666)
+            disk.hold(self.file.fileno())
 
-    def keep(self) -> None:
-        """Make it durable and give it its name."""
+    def settle(self) -> None:
+        """Make its bytes durable; it has no name yet."""
         with writing(self.path):
             self.file.flush()
             disk.sync(self.file.fileno())
             self.file.close()
+
+    def keep(self) -> None:
+        """Make it durable and give it its name."""
+        with writing(self.path):
+            if not self.file.closed:
+                self.settle()
             disk.replace(self._part, self.path)
             # A folder that may be written and not read holds the file all the same.
             with suppress(PermissionError):
@@ -59,18 +70,68 @@ class Outgoing:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.file.close()
-        self._part.unlink(missing_ok=True)
+        with suppress(OSError):
+            # What could not be written is not tried again: it goes with the file.
+            self.file.close()
+        with suppress(OSError):
+            disk.unlink(self._part)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed runs left half written in a folder."""
+    with suppress(OSError):
+        disk.remove_abandoned(folder / entry for entry in os.listdir(folder) if _ABANDONED.fullmatch(entry))
+
+
+class _Sink:
+    """An open file as ``av`` may see it.
+
+    An exception within ``av`` waits until its next call in the same thread, of whatever clip, or is lost, as every
+    interrupt is. So the first one is kept here, and what is written after it is thrown away.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._fault: BaseException | None = None
+
+    def write(self, data: bytes) -> int:
+        self._try(lambda: self._file.write(data))
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        at = self._try(lambda: self._file.seek(offset, whence))
+        return offset if at is None else at
+
+    def tell(self) -> int:
+        return self._try(self._file.tell) or 0
+
+    def check(self) -> None:
+        """Raise what the disk said first, or an interrupt."""
+        if self._fault is not None:
+            raise self._fault
+
+    def _try(self, act: Callable[[], int]) -> int | None:
+        # An encoder that is thrown away still wants to write its end, where nobody has the file open any more.
+        if self._fault is None and not self._file.closed:
+            try:
+                return act()
+            except BaseException as error:  # noqa: BLE001 - ``check`` raises it.
+                self._fault = error
+        return None
 
 
 class Mp4:
-    """An mp4 that is written frame by frame into an open file. Height and width are even."""
+    """An mp4 that is written frame by frame into an open file. Height and width are even.
+
+    Every method raises the OSError by which the disk refused what was written until then.
+    """
 
     def __init__(self, file: IO[bytes], *, height_px: int, width_px: int, fps: int) -> None:
         av = library()
         self._av = av
         self.codec = next(name for name in _CODECS if name in av.codecs_available)
-        self._container = av.open(file, "w", format="mp4")
+        self._sink = _Sink(file)
+        self._container = av.open(self._sink, "w", format="mp4")
         self._stream = self._container.add_stream(self.codec, rate=Fraction(fps), options=_QUALITY[self.codec])
         self._stream.height, self._stream.width, self._stream.pix_fmt = height_px, width_px, "yuv420p"
 
@@ -79,11 +140,13 @@ class Mp4:
         for frame in frames:
             picture = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             self._container.mux(self._stream.encode(picture))
+            self._sink.check()
 
     def finish(self) -> None:
         """Write what the encoder still holds, and the index."""
         self._container.mux(self._stream.encode(None))
         self._container.close()
+        self._sink.check()
 
 
 class Sheet:

@@ -130,7 +130,7 @@ def _shares_blocks(opened: OpenHome, row: FileRow, staging: Path) -> bool:
 def _put(opened: OpenHome, row: FileRow, tree: Path, goal: Path, *, link: bool) -> None:
     """Stage one file in ``tree``; ``goal`` is where it will be, for messages."""
     staged = tree / row.path
-    staged.parent.mkdir(parents=True, exist_ok=True)
+    disk.make_folder(staged.parent)
     kept = opened.borrow(row)
     if kept is None:
         raise DamagedError(

@@ -132,6 +132,25 @@ class Home:
                 # What is durable in them is lost with them.
                 disk.sync_folder(self.path)
 
+    def settle(self) -> None:
+        """Make every name in the home durable, where a killed owner or a refusal may have left some that are not.
+
+        What is there is taken for done by whoever comes next, who would sync nothing. Names can be synced again after a
+        failure, as bytes cannot: a file system that lost one stops.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        with disk_errors(self.path):
+            disk.make_folder(self.path, sure=True)
+            disk.sync_tree(self.path)
+
+
+class Refusals:
+    """How often a disk refused this process something: what was changed before that may not be durable."""
+
+    count = 0
+
 
 @contextmanager
 def disk_errors(path: Path, *, needed_bytes: int = 0) -> Iterator[None]:
@@ -148,6 +167,7 @@ def disk_errors(path: Path, *, needed_bytes: int = 0) -> Iterator[None]:
     except P2PSyncError:
         raise
     except OSError as error:
+        Refusals.count += 1
         where = error.filename or path
         if error.errno in _FULL:
             raise full_error(path, needed_bytes) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,7 +31,7 @@ from p2psync.manifest import (
 )
 from p2psync.store import linux, locate, records, recovery
 from p2psync.store.heads import resolve, selector_digest
-from p2psync.store.home import Home, disk_errors
+from p2psync.store.home import Home, Refusals, disk_errors
 from p2psync.store.incoming import Incoming, file_head
 from p2psync.store.opened import OpenHome
 from p2psync.store.values import (
@@ -52,6 +53,7 @@ class Store:
     def __init__(self, opened: OpenHome, lock_fd: int | None) -> None:
         self._opened = opened
         self._lock_fd = lock_fd
+        self._refusals = Refusals.count
         self.home = opened.home.path
 
     @classmethod
@@ -78,8 +80,10 @@ class Store:
             where.require_folder()
             return cls(recovery.open_home(where, write=False, progress=progress), None)
         where.create()
-        lock_fd = _lock(where)
+        lock_fd, settled = _lock(where)
         try:
+            if not settled:
+                where.settle()
             return cls(recovery.open_home(where, write=True, progress=progress), lock_fd)
         except BaseException:
             os.close(lock_fd)
@@ -91,9 +95,14 @@ class Store:
             incoming.close(clean=False)
         self._opened.descriptors.close()
         self._opened.index.close()
-        if self._lock_fd is not None:
-            os.close(self._lock_fd)
-            self._lock_fd = None
+        lock_fd, self._lock_fd = self._lock_fd, None
+        if lock_fd is not None:
+            try:
+                if self._refusals == Refusals.count:
+                    with suppress(OSError):
+                        os.ftruncate(lock_fd, 0)
+            finally:
+                os.close(lock_fd)
 
     def __enter__(self) -> Self:
         return self
@@ -410,6 +419,10 @@ class Store:
     def _require_owner(self, *, dry_run: bool = False) -> None:
         if not self._opened.write and not dry_run:
             raise StoreUnwritableError(f"the home {self.home} was opened to read only")
+        if self._opened.write and self._refusals != Refusals.count:
+            before = Refusals.count
+            self._opened.home.settle()
+            self._refusals = before
 
 
 def owner_pid(home: Path) -> int | None:
@@ -425,17 +438,21 @@ def owner_pid(home: Path) -> int | None:
 
 
 def _pid_in(lock_fd: int) -> int | None:
-    text = os.pread(lock_fd, 32, 0).decode(errors="replace").strip()
+    text = os.pread(lock_fd, 32, 0).decode(errors="replace").partition("\n")[0]
     return int(text) if text.isdecimal() else None
 
 
-def _lock(home: Home) -> int:
+def _lock(home: Home) -> tuple[int, bool]:
     """Become the owner of a home for as long as the returned descriptor is open.
+
+    Returns:
+        The descriptor, and whether all that stands here is durable: an owner that ends well leaves the file empty.
 
     Raises:
         StoreLockedError: another process is.
     """
     with disk_errors(home.lock):
+        known = home.lock.exists()
         fd = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         if not linux.try_lock(fd):
@@ -445,10 +462,12 @@ def _lock(home: Home) -> int:
                 pid=pid,
                 hint="use that process, stop it, or use another --home",
             )
+        settled = known and os.fstat(fd).st_size == 0
         with disk_errors(home.lock):
-            os.ftruncate(fd, 0)
-            disk.pwrite(fd, b"%d\n" % os.getpid(), 0)
+            text = b"%d\n" % os.getpid()
+            disk.write_at(fd, text, 0)
+            os.ftruncate(fd, len(text))
     except BaseException:
         os.close(fd)
         raise
-    return fd
+    return fd, settled

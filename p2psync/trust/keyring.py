@@ -10,7 +10,7 @@ from typing import Final
 from p2psync.errors import NotFoundError, StoreError, UsageError
 from p2psync.limits import KEY_NAME_CHARS_MAX
 from p2psync.manifest import SEED_BYTES, SigningKey, VerifyKey
-from p2psync.trust.private import alone_in, read_private, write_private
+from p2psync.trust.private import alone_in, read_private, settle, write_private
 
 _SUFFIX: Final = ".key"
 _NAME: Final = re.compile(rf"[a-z0-9_][a-z0-9._-]{{0,{KEY_NAME_CHARS_MAX - 1}}}")
@@ -34,8 +34,9 @@ class Keyring:
         key = SigningKey.generate(os.urandom(SEED_BYTES))
         with alone_in(self._folder):
             if os.path.lexists(path):
+                settle(self._folder)
                 raise UsageError(f"there is a key named {name}, and it stays", hint=f"p2psync key export {name}")
-            write_private(path, b"p2psync-secret-ed25519:%s\n" % bytes(key).hex().encode())
+            write_private(path, b"p2psync-secret-ed25519:%s\n" % bytes(key).hex().encode(), new=True)
         return key.verify_key
 
     def names(self) -> list[str]:

@@ -30,7 +30,7 @@ from p2psync.errors import (
 )
 from p2psync.limits import NAME_CHARS_MAX, VERSION_MAX
 from p2psync.manifest import Head, Reference, VerifyKey, check_name, open_head, peek_key_hint
-from p2psync.trust.private import alone_in, read_private, write_private
+from p2psync.trust.private import alone_in, read_private, settle, write_private
 
 _FORMAT: Final = 1
 _PREFIX: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*/?")
@@ -147,6 +147,7 @@ class TrustStore:
         key = f"{head.name}:{head.tag}"
         known = self._read_floors().get(key)
         if known is not None and head.version <= known.version:
+            settle(self._folder)
             return
         with alone_in(self._folder):
             floors = self._read_floors()

@@ -16,29 +16,54 @@ from p2psync.limits import TRUST_FILE_BYTES_MAX
 
 _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
+_HALF: Final = ".new"
 _OTHERS_WRITE: Final = 0o022
 _OTHERS_ANYTHING: Final = 0o077
 
 
-def write_private(path: Path, data: bytes) -> None:
+def write_private(path: Path, data: bytes, *, new: bool = False) -> None:
     """Write ``path`` durably, as a 0600 file. After a power cut it is the old file or the new one.
 
     Call it in ``alone_in`` of its folder.
 
+    Args:
+        path: The file.
+        data: What it shall hold.
+        new: Whether there is no such file yet, and shall be none either if this fails.
+
     Raises:
-        StoreUnwritableError: the disk refused. Nothing changed.
+        StoreUnwritableError: the disk refused. What is there is the old file or the new one, whole.
     """
-    scratch = path.with_name(f".{path.name}.{os.urandom(8).hex()}.new")
+    _remove_halves(path)
+    scratch = path.with_name(f".{path.name}.{os.urandom(8).hex()}{_HALF}")
     try:
         try:
-            _write_new(scratch, data)
+            disk.write_new(scratch, data, _FILE_MODE)
             disk.replace(scratch, path)
-        finally:
-            with suppress(FileNotFoundError):
+        except BaseException:
+            with suppress(OSError):
                 disk.unlink(scratch)
-        disk.sync_folder(path.parent)
+            raise
+        _sync_name(path, new=new)
     except OSError as error:
         raise StoreUnwritableError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _sync_name(path: Path, *, new: bool) -> None:
+    try:
+        disk.sync_folder(path.parent)
+    except OSError:
+        if new:
+            # Whoever asked hears that there is none, and must not find one that the next power cut takes away.
+            disk.unlink(path)
+        raise
+
+
+def _remove_halves(path: Path) -> None:
+    """Remove what a killed writer of this file left: it holds a secret, or half of one. The folder is held."""
+    for half in path.parent.glob(f".{path.name}.*{_HALF}"):
+        with suppress(OSError):
+            disk.unlink(half)
 
 
 def read_private(path: Path, *, secret: bool) -> bytes | None:
@@ -73,6 +98,18 @@ def read_private(path: Path, *, secret: bool) -> bytes | None:
     return data
 
 
+def settle(folder: Path) -> None:
+    """Make durable what is read in a folder: whoever wrote it may have been killed, or refused, before it was.
+
+    Raises:
+        StoreUnwritableError: the disk refused.
+    """
+    try:
+        disk.sync_folder(folder)
+    except OSError as error:
+        raise StoreUnwritableError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Hold ``folder`` against every other thread and process that changes its files. Makes it, 0700, if need be.
@@ -94,23 +131,9 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def _make_folder(folder: Path) -> None:
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
-    for path in made:
-        disk.sync_folder(path.parent)
+    disk.make_folder(folder, _FOLDER_MODE, sure=True)
     if stat.S_IMODE(folder.stat().st_mode) & _OTHERS_ANYTHING:
         folder.chmod(_FOLDER_MODE)
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(path, flags, _FILE_MODE)
-    try:
-        disk.write_all(fd, data)
-        disk.sync(fd)
-    finally:
-        os.close(fd)
 
 
 def _require_private(path: Path, status: os.stat_result, refused: int) -> None:

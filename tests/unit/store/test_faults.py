@@ -14,9 +14,12 @@ from p2psync.engine.pointers import Pointers, Target
 from p2psync.errors import P2PSyncError
 from p2psync.manifest import Reference
 from p2psync.store import Store
-from tests.disk_faults import FAULTS, Killed, Kind, PowerCut, failing, watching_power
+from tests.disk_faults import FAULTS, Killed, Kind, PowerCut, failing, unsynced, watching_power
+from tests.disk_trials import Trial, each_cut, each_failure, each_failure_and_a_cut, in_turn
 from tests.stores import NAME, WEIGHTS, contents, make_model, publish, tensors_of, write_safetensors
 from tests.stores import pull as bring
+
+__all__ = ["unsynced"]
 
 SMALL = 3_000
 
@@ -281,6 +284,85 @@ def cut_each_step(operation: Operation, shop: Shop, room: Path, kinds_of: Callab
             operation.run(shop, after)
         operation.done(shop, after)
         shutil.rmtree(after)
+
+
+@pytest.mark.parametrize("fault", ["broken", "killed"])
+@pytest.mark.parametrize("operation", AT_HOME[:3], ids=lambda operation: operation.name)
+def test_what_succeeds_after_a_fault_survives_a_power_cut(
+    operation: Operation, fault: str, shop: Shop, tmp_path: Path
+) -> None:
+    """A step that failed, or that a killed process did not come to, is not taken for done by the next owner."""
+    assert len(list(each_failure_and_a_cut(trial_of(operation, shop), tmp_path, fault, every=5))) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["broken", "killed"])
+@pytest.mark.parametrize("operation", AT_HOME, ids=lambda operation: operation.name)
+def test_what_succeeds_after_any_fault_survives_a_power_cut(
+    operation: Operation, fault: str, shop: Shop, tmp_path: Path
+) -> None:
+    """The same at every step."""
+    assert len(list(each_failure_and_a_cut(trial_of(operation, shop), tmp_path, fault))) > 5
+
+
+def trial_of(operation: Operation, shop: Shop) -> Trial:
+    """An operation in a home below the folder that is watched: the home's own name may be lost, too."""
+
+    def again(room: Path) -> None:
+        with suppress(*[P2PSyncError] * operation.name.startswith("remove")):
+            operation.run(shop, room / "home")
+
+    return Trial(
+        operation.name,
+        lambda room: operation.before(shop, room / "home"),
+        lambda room: operation.run(shop, room / "home"),
+        lambda room: operation.holds(shop, room / "home"),
+        lambda room: operation.done(shop, room / "home"),
+        again,
+    )
+
+
+def export_trial(shop: Shop, *, over: bool) -> Trial:
+    """An export to nowhere yet, or over what the other version left there."""
+
+    def export(room: Path, version: int) -> None:
+        with opened(room / "home") as store:
+            root = shop.seed.made[version].root
+            store.export(NAME, root, range(len(store.manifest(root).files)), room / "out")
+
+    def before(room: Path) -> None:
+        with_both(shop, room / "home")
+        if over:
+            export(room, 1)
+
+    def old_or_new(room: Path) -> None:
+        """Each file is one or the other; where nothing stood, all or none are there."""
+        check(room / "home", shop, at_least=2)
+        if not (room / "out").exists():
+            assert not over
+            return
+        found, first, second = contents(room / "out"), shop.files(1), shop.files(2)
+        named = {path: data for path, data in found.items() if not path.startswith(".p2psync-export-")}
+        assert named.keys() == second.keys()
+        assert all(data in ([first[path], second[path]] if over else [second[path]]) for path, data in named.items())
+
+    def done(room: Path) -> None:
+        check(room / "home", shop, at_least=2)
+        assert shop.files(2).items() <= contents(room / "out").items()
+
+    return Trial("export", before, lambda room: export(room, 2), old_or_new, done)
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["to nowhere yet", "over another"])
+def test_every_step_of_an_export_fails_once(over: bool, shop: Shop, tmp_path: Path) -> None:
+    """What stood there stays, file by file, until the new one is whole; the same again succeeds."""
+    assert len(list(each_failure(export_trial(shop, over=over), tmp_path, *FAULTS))) > 10
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["to nowhere yet", "over another"])
+def test_a_power_cut_after_any_step_of_an_export(over: bool, shop: Shop, tmp_path: Path) -> None:
+    """The same, of what reached the disk; and what was told as exported is there."""
+    assert len(list(each_cut(export_trial(shop, over=over), tmp_path, in_turn))) > 10
 
 
 @pytest.mark.parametrize("fault", FAULTS)
