@@ -88,6 +88,25 @@ def keep(engine: Path, name: str) -> int:
     return (FOLDER / f"{name}.xz").write_bytes(packed)
 
 
+def record(name: str) -> int:
+    """Record the golden probe of a kept engine directory anew, and keep it. Needs the package and onnxruntime.
+
+    Returns:
+        The bytes that the version takes.
+    """
+    from p2psync.engine.probe import record_at
+
+    with tempfile.TemporaryDirectory() as room:
+        engine = build(name, Path(room) / name)
+        for path in engine.glob("*/probe.json"):
+            before = json.loads(path.read_text(encoding="utf-8"))
+            inputs = {"prompt": before["prompt"], "seed": before["stages"]["high"]["seed"]}
+            path.write_text(
+                json.dumps(record_at(str(path.parent), inputs), ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+        return keep(engine, name)
+
+
 def _kept(name: str) -> tuple[dict[str, bytes], dict[str, Any]]:
     """All pieces up to a version by their digest, and the files of that version by their path."""
     pieces: dict[str, bytes] = {}
@@ -229,13 +248,18 @@ def _places(header: bytes) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
 
 
 def main() -> None:
-    """Build one engine directory, or keep one."""
+    """Build one engine directory, keep one, or record the golden probe of one anew."""
     parser = argparse.ArgumentParser(description="Build an engine directory of wan-tiny without torch.")
     parser.add_argument("version", choices=ORDER)
-    parser.add_argument("out", type=Path, help="a folder that is not there yet")
+    parser.add_argument("out", type=Path, nargs="?", help="a folder that is not there yet")
     parser.add_argument("--keep", action="store_true", help="keep the engine directory OUT as that version instead")
+    parser.add_argument("--record", action="store_true", help="record that version's golden probe anew, and keep it")
     arguments = parser.parse_args()
-    if arguments.keep:
+    if arguments.record == (arguments.out is not None):
+        parser.error("either OUT or --record")
+    if arguments.record:
+        print(record(arguments.version), "bytes")
+    elif arguments.keep:
         print(keep(arguments.out, arguments.version), "bytes")
     else:
         print(build(arguments.version, arguments.out))

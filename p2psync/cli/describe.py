@@ -188,7 +188,7 @@ def _answered(run: Json) -> list[str]:
     """What an engine answered."""
     if not run["probe"]:
         return [f"{run['variant']} loads on {run['backend']}; its publisher signed no probe"]
-    worst = max((s["distance"] / s["tolerance"] for s in run["stages"]), default=0.0)
+    worst = max((s["distance"] / s["tolerance"] for s in run["stages"] if s["tolerance"]), default=0.0)
     who = f"{run['variant']} on {run['backend']}"
     return [f"{who} answers its probe within {worst:.0%} of the tolerance, in {duration(run['seconds'])}"]
 

@@ -120,7 +120,7 @@ _DRY_RUN = Flag("--dry-run", "show what would happen, and do nothing", short="-n
 
 _ENGINE = (
     Flag("--variant", "one variant of the version (default: what suits this machine)", "V"),
-    Flag("--backend", "ort-cpu, ort-cuda, tensorrt or tensorrt-rtx (default: the fastest that really runs)", "B"),
+    Flag("--backend", "ort-cpu, ort-cuda, torch, tensorrt or tensorrt-rtx (default: the fastest that runs)", "B"),
 )
 
 _MODELS = (

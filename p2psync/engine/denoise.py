@@ -38,7 +38,7 @@ def expert_of(sampling: Sampling, experts: tuple[str, ...], timestep: int) -> st
 class Denoiser:
     """One run of the loop. Its callbacks: ``on_step(done, of)`` after each step, ``cancel()`` before each.
 
-    ``watch(stage, values)`` sees the first velocity of each expert; a golden probe uses it.
+    ``watch(stage, values)`` sees the first velocity of each expert; a golden probe of format 1 uses it.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Denoiser:
                 raise GenerationCancelledError(f"cancelled after {done} of {steps} steps")
             name = expert_of(sampling, self._experts, timestep)
             with self._open_part(name) as expert:
-                velocities = [_velocity(expert, latents, timestep, text) for text in texts]
+                velocities = [velocity_of(expert, latents, timestep, text) for text in texts]
             velocity = velocities[0]
             if len(velocities) == 2:
                 velocity = velocities[1] + np.float32(guidance) * (velocities[0] - velocities[1])
@@ -93,7 +93,8 @@ class Denoiser:
         return latents
 
 
-def _velocity(expert: Session, latents: Latents, timestep: int, text: NDArray[np.float32]) -> Latents:
+def velocity_of(expert: Session, latents: Latents, timestep: int, text: NDArray[np.float32]) -> Latents:
+    """What an expert answers: float32 in the shape of ``latents``, of which ``text`` is [1, length, width]."""
     sample, time, context = expert.inputs
     feeds = {
         sample.name: cast(latents, sample.dtype),

@@ -26,6 +26,7 @@ from p2psync.limits import (
     STEPS_MAX,
     TENSOR_NAME_BYTES_MAX,
     TENSOR_RANK_MAX,
+    TRAIN_TIMESTEPS_MAX,
 )
 
 FILE_NAME: Final = "engine.json"
@@ -267,7 +268,7 @@ def _sampling(fields: Fields) -> Sampling:
         guidance=fields.number("guidance", 0.0, GUIDANCE_MAX),
         boundary_ratio=fields.number("boundary_ratio", 0.0, 1.0) if fields.has("boundary_ratio") else None,
         flow_shift=fields.number("flow_shift", 0.01, 100.0),
-        train_timesteps=fields.integer("train_timesteps", 2, 1_000_000),
+        train_timesteps=fields.integer("train_timesteps", 2, TRAIN_TIMESTEPS_MAX),
         max_sequence_length=fields.integer("max_sequence_length", 1, 65_536),
         scheduler=fields.word("scheduler"),
     )

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from p2psync.engine import backends
 from p2psync.engine.backends import cast
 from p2psync.engine.decode import Decoder, Frames
-from p2psync.engine.denoise import Cancel, Denoiser, OnStep, Watch, check_finite, first_noise
+from p2psync.engine.denoise import Cancel, Denoiser, OnStep, Watch, check_finite, first_noise, velocity_of
 from p2psync.engine.description import Description, read_description
 from p2psync.engine.request import Request, Wish, settle
 from p2psync.engine.residency import Parts, prove_weights
-from p2psync.engine.text import Tokenizer
+from p2psync.engine.text import Tokenizer, Tokens
 from p2psync.engine.unipc import Latents
 
 _EMPTY: Final = ""
@@ -121,7 +121,14 @@ class Pipeline:
 
     def text(self, prompt: str) -> NDArray[np.float32]:
         """Hidden states of a cleaned prompt, [1, length, width]; rows after its last token are zero."""
-        tokens = self._tokenizer.encode(prompt)
+        return self.encode(self.tokens(prompt))
+
+    def tokens(self, prompt: str) -> Tokens:
+        """Ids of a cleaned prompt."""
+        return self._tokenizer.encode(prompt)
+
+    def encode(self, tokens: Tokens) -> NDArray[np.float32]:
+        """Hidden states of ids, [1, length, width]; rows after the last token are zero."""
         with self.parts.session("text") as session:
             ids, mask = session.inputs
             feeds = {ids.name: cast(tokens.ids, ids.dtype), mask.name: cast(tokens.mask, mask.dtype)}
@@ -129,6 +136,11 @@ class Pipeline:
         seen: NDArray[np.float32] = np.where(tokens.mask[..., None] == 1, hidden, np.float32(0))
         check_finite(seen, "text encoder")
         return seen
+
+    def velocity(self, expert: str, latents: Latents, timestep: int, text: NDArray[np.float32]) -> Latents:
+        """What one expert answers once, without guidance, in the shape of ``latents``."""
+        with self.parts.session(expert) as session:
+            return velocity_of(session, latents, timestep, text)
 
     def frames(self, latents: Latents, *, cancel: Cancel | None = None) -> Iterator[NDArray[np.uint8]]:
         """Frames of sampled latents, a few at a time: uint8, [frames, height, width, 3]."""
@@ -157,6 +169,7 @@ def open_pipeline(
     threads: int | None = None,
     keep_parts: bool | None = None,
     prove: bool = False,
+    skeletons: str | None = None,
 ) -> Pipeline:
     """Open an engine directory. Parts are loaded when they are first used.
 
@@ -166,6 +179,7 @@ def open_pipeline(
         threads: Of one run; None means one per processor.
         keep_parts: Keep all parts loaded, or (False) one at a time. None decides by the memory that is available.
         prove: Also hash all weights and compare them with what ``engine.json`` names.
+        skeletons: Run the form of the parts that this backend would run instead of its own.
 
     Raises:
         UnsupportedModelError: no engine, or one that nothing here runs.
@@ -177,7 +191,7 @@ def open_pipeline(
 
     described = read_description(Path(directory))
     name = backend or backend_for(described.precision)
-    parts = Parts(described, backends.backend(name), threads=threads, keep=keep_parts)
+    parts = Parts(described, backends.backend(name), threads=threads, keep=keep_parts, form=skeletons)
     if prove:
         prove_weights(described)
     tokenizer = Tokenizer(described.path(described.tokenizer), described.sampling.max_sequence_length)

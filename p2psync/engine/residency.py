@@ -17,26 +17,41 @@ from p2psync.limits import MEMORY_SHARE
 
 
 class Parts:
-    """The sessions of one engine, by skeleton. Not for two threads at once: a pipeline runs one request at a time."""
+    """The sessions of one engine, by skeleton. Not for two threads at once: a pipeline runs one request at a time.
 
-    def __init__(self, described: Description, backend: Backend, *, threads: int | None, keep: bool | None) -> None:
+    Skeletons are those for the backend, or for the one that ``form`` names.
+    """
+
+    def __init__(
+        self,
+        described: Description,
+        backend: Backend,
+        *,
+        threads: int | None,
+        keep: bool | None,
+        form: str | None = None,
+    ) -> None:
         self._described = described
         self._backend = backend
         self._threads = threads
         self._sessions: dict[Path, Session] = {}
-        self._skeletons = {
-            name: described.path(part.skeleton_for(backend.name)[0]) for name, part in described.parts.items()
-        }
+        chosen = {name: part.skeleton_for(form or backend.name) for name, part in described.parts.items()}
+        self._skeletons = {name: described.path(path) for name, (path, _) in chosen.items()}
+        self._digests = {name: str(digest) for name, (_, digest) in chosen.items()}
         self.needs_bytes = described.weights_bytes * growth(described.precision, backend.name)
         self.keeps_all = fits_together(self.needs_bytes) if keep is None else keep
         self._packed = packs(self.needs_bytes) and self.keeps_all
         for name in described.parts:
-            prove_skeleton(described, name, backend.name)
+            prove_skeleton(described, name, form or backend.name)
 
     @property
     def loaded(self) -> frozenset[str]:
         """The parts that are loaded now."""
         return frozenset(name for name, path in self._skeletons.items() if path in self._sessions)
+
+    def skeleton(self, name: str) -> str:
+        """The digest of the skeleton that a part runs."""
+        return self._digests[name]
 
     @contextmanager
     def session(self, name: str) -> Iterator[Session]:

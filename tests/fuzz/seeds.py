@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -131,15 +131,25 @@ def _engine() -> Iterator[tuple[str, bytes]]:
     import tempfile
 
     from p2psync.engine.probe import record_at
-    from tests.unit.engine.tiny_engine import make_engine
+    from tests.unit.engine.tiny_engine import PROBE_INPUTS, edit_json, make_engine
 
     with tempfile.TemporaryDirectory() as folder:
         engine = make_engine(Path(folder) / "fp32")
         yield "engine_json", (engine / "engine.json").read_bytes()
         yield "engine_plan", (engine / "engine.json").read_bytes()
-        size = {"height": 16, "width": 16, "frames": 1}
-        wish = {"prompt": "a", "seed": 1, "steps": 1, "guidance": 1.0, **size}
-        yield "probe_json", json.dumps(record_at(str(engine), wish)).encode()
+        edit_json(engine / "engine.json", lambda top: top["video"].update(height=16, width=16, frames=1))
+        golden = record_at(str(engine), PROBE_INPUTS)
+        yield "probe_json", json.dumps(golden).encode()
+        yield "probe_json", json.dumps(_chained(golden)).encode()
+
+
+def _chained(golden: dict[str, Any]) -> dict[str, Any]:
+    """The answers of a probe as format 1 writes them."""
+    size = {"height": 16, "width": 16, "frames": 1}
+    wish = {"prompt": "a", "seed": 1, "steps": 1, "guidance": 1.0, **size}
+    expected = {name: next(iter(stage["answers"].values())) for name, stage in golden["stages"].items()}
+    tolerance = {"default": dict.fromkeys(expected, 0.01)}
+    return {"format": 1, "inputs": wish, "expected": expected, "tolerance": tolerance}
 
 
 def _home() -> Iterator[tuple[str, bytes]]:

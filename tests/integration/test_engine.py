@@ -8,11 +8,9 @@ import textwrap
 import av
 import pytest
 
-from p2psync.engine import generations, probe
-from p2psync.engine.pipeline import open_pipeline
+from p2psync.engine import generations
 from p2psync.engine.pointers import Pointers, Target
-from tests.unit.engine.test_probe import INPUTS, TOLERANCE
-from tests.unit.engine.tiny_engine import make_engine, write_json
+from tests.unit.engine.tiny_engine import make_engine, with_probe
 
 # Importing any of these fails: what the node must not need.
 NO_TORCH = """
@@ -55,12 +53,6 @@ def start(code, *arguments):
 def engine(tmp_path_factory):
     """An engine with its probe."""
     return with_probe(make_engine(tmp_path_factory.mktemp("engine") / "v1" / "fp32"))
-
-
-def with_probe(directory):
-    with open_pipeline(directory) as pipeline:
-        write_json(directory / "probe.json", probe.record(pipeline, INPUTS, TOLERANCE))
-    return directory
 
 
 def test_without_torch(engine, tmp_path):

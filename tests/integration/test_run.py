@@ -8,11 +8,8 @@ from pathlib import Path
 import av
 import pytest
 
-from p2psync.engine import probe
-from p2psync.engine.pipeline import open_pipeline
 from tests.integration.lab import Home, Publisher
-from tests.unit.engine.test_probe import INPUTS, TOLERANCE
-from tests.unit.engine.tiny_engine import make_engine, write_json
+from tests.unit.engine.tiny_engine import make_engine, with_probe
 
 REF = "acme/clip:v1"
 PROMPT = ("--prompt", "a red circle moves left", "--seed", "3")
@@ -23,9 +20,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A node that pulled a tiny engine with a signed probe from its publisher."""
     base = tmp_path_factory.mktemp("run")
     folder = base / "model"
-    engine = make_engine(folder / "fp32")
-    with open_pipeline(engine, "ort-cpu") as pipeline:
-        write_json(engine / "probe.json", probe.record(pipeline, INPUTS, TOLERANCE))
+    with_probe(make_engine(folder / "fp32"))
     publisher = Publisher.at(base / "publisher")
     publisher.publish(folder, REF)
     node = publisher.node(base / "node")

@@ -119,4 +119,4 @@ def test_a_clip_of_half_precision_is_that_of_onnxruntime(exported):
     with open_pipeline(exported, "torch") as ours, open_pipeline(exported, "ort-cpu") as reference:
         made, wanted = (pipeline.generate(PROMPT, seed=3).astype(int) for pipeline in (ours, reference))
         assert np.abs(made - wanted).max() <= LEVELS_OFF
-        assert len(check(ours, read_probe(probe_of(exported)))) == 5
+        assert len(check(ours, read_probe(probe_of(exported)))) == 7

@@ -7,19 +7,15 @@ import numpy as np
 import pytest
 
 from p2psync.engine import memory, probe, serving
-from p2psync.engine.pipeline import open_pipeline
 from p2psync.engine.pointers import Pointers, Target
 from p2psync.engine.serving import Serving
 from p2psync.errors import IncompleteModelError, MemoryShortError, ModelError, P2PSyncError, WrongAnswerError
-from tests.unit.engine.test_probe import INPUTS, TOLERANCE
-from tests.unit.engine.tiny_engine import change_weights, make_engine, write_json
+from tests.unit.engine.tiny_engine import change_weights, make_engine, with_probe
 
 
 def published(path, seed):
     """An engine with its probe, and the target that names it."""
-    engine = make_engine(path / "fp32", seed=seed)
-    with open_pipeline(engine) as pipeline:
-        write_json(engine / "probe.json", probe.record(pipeline, INPUTS, TOLERANCE))
+    engine = with_probe(make_engine(path / "fp32", seed=seed))
     return Target(str(engine), f"demo/tiny:v{seed}", f"b3:{seed}", "fp32", "ort-cpu")
 
 

@@ -14,12 +14,14 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from p2psync.content import Digest
+from p2psync.engine.probe import record_at
 
 CHANNELS = 4
 WIDTH = 8
 LENGTH = 12
 WORDS = ("a", "red", "circle", "moves", "left", "blue", "square", "and", "مربع", "红色")
 BUNDLE_SEED = 5
+PROBE_INPUTS = {"prompt": "a red circle", "seed": 7}
 
 
 def make_engine(directory, *, precision="fp32", experts=("high", "low"), seed=BUNDLE_SEED, second=False, **changes):
@@ -61,6 +63,12 @@ def make_engine(directory, *, precision="fp32", experts=("high", "low"), seed=BU
         },
     }
     write_json(directory / "engine.json", value | changes)
+    return directory
+
+
+def with_probe(directory):
+    """Write the golden probe of an engine's own answers into it, and return its directory."""
+    write_json(directory / "probe.json", record_at(str(directory), PROBE_INPUTS))
     return directory
 
 
