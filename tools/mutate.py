@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Prove that the checks matter: switch off each one alone, and demand that its test fails.
 
-usage: tools/mutate.py [--find [--hits FILE]] [--only TEXT] [--jobs N]
+usage: tools/mutate.py [--torch] [--find [--hits FILE]] [--only TEXT] [--jobs N]
 
 The checks are those that tools/checks_in_source.py finds, every `if` that only refuses in the rooms that read from
 outside, and the caps of tools/caps_in_source.py. docs/mutations.json names a test for each. Without ``--find`` those
 tests run, each with its check switched off, and one that passes is a survivor: exit 1. ``--find`` makes the list anew,
 or with ``--only`` a part of it: the tests run once with checks that say when they refuse and with functions that say
 when they look at a cap, so that it is known which test reaches what, and then each is tried. ``--hits`` keeps what that
-first run found, or takes it from there.
+first run found, or takes it from there. ``--torch`` takes, instead of all others, the checks that no test reaches
+without torch, and runs in an environment that has it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ from edits_in_source import Edit, applied
 LIST: Final = environment.ROOT / "docs" / "mutations.json"
 # What reaches the checks soonest; tests that start processes are slow, and few checks are reached by them alone.
 _TESTS: Final = ("tests/unit", "tests/adversarial", "tests/contract")
+# What runs there where torch is, and the files whose checks are reached there alone.
+_TORCH_TESTS: Final = ("tests/unit/engine", "tests/contract")
+_TORCH_FILES: Final = "p2psync/engine/torch_"
 _LIMIT_S: Final = 60.0
 _TRIES: Final = 5
 # A cap is read by many tests that come nowhere near it.
@@ -84,7 +88,11 @@ class Copy:
 
     def pytest(self, *words: str, limit_s: float | None = None) -> tuple[int, str]:
         """Run pytest in the copy; its exit code (124 at the limit) and what it said."""
-        found = os.environ | {"PYTHONPATH": os.pathsep.join([str(self.folder), str(self.folder / "tools")])}
+        found = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(self.folder), str(self.folder / "tools")]),
+            # Bytecode of an edit within the same second, and of the same length, would pass for the next one.
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words]
         try:
             done = subprocess.run(
@@ -122,14 +130,19 @@ def switches(root: Path) -> list[Switch]:
     return [*checks(root), *caps(root)]
 
 
-def reached(found: Sequence[Switch], room: Path) -> dict[str, list[str]]:
+def needs_torch(switch: Switch) -> bool:
+    """Whether only tests with torch get there."""
+    return switch.id.startswith(_TORCH_FILES)
+
+
+def reached(found: Sequence[Switch], room: Path, folders: Sequence[str] = _TESTS) -> dict[str, list[str]]:
     """Run the tests once; for each check the tests in which it refused, for each cap those that looked at it."""
     copy = Copy(room)
     log = room / "hits"
     log.touch()
     (room / "mutation_log.py").write_text(_LOG.format(path=str(log)))
     copy.edited([edit for number, switch in enumerate(found) for edit in switch.told(number)])
-    _, said = copy.pytest("--numprocesses", str((os.cpu_count() or 1) + 1), "--dist", "loadgroup", *_TESTS)
+    _, said = copy.pytest("--numprocesses", str((os.cpu_count() or 1) + 1), "--dist", "loadgroup", *folders)
     print("\n".join([*re.findall(r"^FAILED .*$", said, re.MULTILINE), *_SUMMARY.findall(said)]), flush=True)
     hits: dict[str, dict[str, None]] = {switch.id: {} for switch in found}
     for line in log.read_text().splitlines():
@@ -223,15 +236,24 @@ def _write(outcomes: Sequence[Outcome]) -> None:
     LIST.write_text(json.dumps({"checks": [known[name] for name in order if name in known]}, indent=1) + "\n")
 
 
-def _hits(every: Sequence[Switch], kept: Path | None) -> dict[str, list[str]]:
+def _hits(every: Sequence[Switch], kept: Path | None, folders: Sequence[str]) -> dict[str, list[str]]:
     if kept is not None and kept.exists():
         found: dict[str, list[str]] = json.loads(kept.read_text())
         return found
     with tempfile.TemporaryDirectory() as room:
-        found = reached(every, Path(room))
+        found = reached(every, Path(room), folders)
     if kept is not None:
         kept.write_text(json.dumps(found))
     return found
+
+
+def _enter(*, torch: bool) -> None:
+    if not torch:
+        environment.enter("dev")
+        return
+    python = environment.make("torch", "dev", "torch")
+    if Path(sys.prefix).resolve() != python.parent.parent.resolve():
+        os.execv(python, [str(python), *sys.argv])
 
 
 class _Kept:
@@ -253,21 +275,22 @@ def main() -> int:
     """Returns 1 where a check of the list can be switched off unnoticed."""
     parser = argparse.ArgumentParser(description="Prove that each check matters.")
     parser.add_argument("--find", action="store_true", help="make the list anew")
+    parser.add_argument("--torch", action="store_true", help="those that only tests with torch reach, and no others")
     parser.add_argument("--hits", type=Path, metavar="FILE", help="which test reaches what, kept from one --find on")
     parser.add_argument("--only", default="", metavar="TEXT", help="checks whose name holds this")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
-    environment.enter("dev")
+    _enter(torch=arguments.torch)
     every = switches(environment.ROOT)
-    found = [switch for switch in every if arguments.only in switch.id]
+    found = [switch for switch in every if arguments.only in switch.id and needs_torch(switch) == arguments.torch]
     if arguments.find:
-        hits = _hits(every, arguments.hits)
+        hits = _hits(every, arguments.hits, _TORCH_TESTS if arguments.torch else _TESTS)
         tests: dict[str, Sequence[str]] = {switch.id: candidates(switch, hits) for switch in found}
     elif not LIST.exists():
         parser.error(f"{LIST.relative_to(environment.ROOT)} is not there; make it with --find")
     else:
-        listed = [entry for entry in json.loads(LIST.read_text())["checks"] if arguments.only in entry["check"]]
-        strange = sorted({check.id for check in found} ^ {entry["check"] for entry in listed})
+        listed = json.loads(LIST.read_text())["checks"]
+        strange = sorted({switch.id for switch in every} ^ {entry["check"] for entry in listed})
         if strange:
             print("the list is not of this source; run it with --find:", *strange, sep="\n  ")
             return 1

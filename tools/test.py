@@ -30,6 +30,7 @@ _TORCH_TESTS = (
     "tests/integration/test_torch_clips.py",
     "tests/unit/compress",
     "tests/unit/engine",
+    "tests/unit/tools/test_mutations.py",
 )
 _TORCH_RECORD = environment.ROOT / "docs" / "full-tests-torch.json"
 _ALL = ("-m", "slow or not slow")
@@ -46,6 +47,9 @@ def main(arguments: list[str]) -> int:
         command += ["--numprocesses", str((os.cpu_count() or 1) + 1), "--dist", "loadgroup"]
     sys.stdout.flush()
     if "--full" not in arguments:
+        # Hundreds of tests start the program; where no bytecode is kept, each start compiles it again. The long runs
+        # edit copies of it and start those, and bytecode of an edit within the same second could pass for the next.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.execv(environment.PYTHON, [*command, *chosen])
     command += [*_ALL, *chosen]
     if chosen:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from tests.simulation.chaos import LARGE, Size, chaos, size_of
@@ -63,6 +66,38 @@ def every(seeds: Iterable[int], processes: int, within_s: float) -> Iterator[Tol
                 yield waiting.pop(0).get()
         for one in waiting:
             yield one.get()
+
+
+def code() -> str:
+    """Stands for everything that the outcome of a seed depends on: our modules that are loaded here."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, module in sorted(sys.modules.items()):
+        if name.startswith(("p2psync", "tests.simulation")) and module.__file__:
+            digest.update(name.encode() + b"\0" + Path(module.__file__).read_bytes())
+    return digest.hexdigest()
+
+
+class Kept:
+    """The outcomes of runs before, in a file, if they are of the code of today; none where no file is named."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Read what is there.
+
+        Raises:
+            ValueError: it came of other code.
+        """
+        self._path = path
+        self.known: list[Told] = []
+        if path is not None and path.exists():
+            there = json.loads(path.read_text())
+            if there["code"] != code():
+                raise ValueError(f"{path} holds outcomes of other code; name another file")
+            self.known = [Told(**one) for one in there["outcomes"]]
+
+    def write(self, found: Sequence[Told]) -> None:
+        """Keep these."""
+        if self._path is not None:
+            self._path.write_text(json.dumps({"code": code(), "outcomes": [asdict(one) for one in found]}))
 
 
 def summary(found: list[Told]) -> dict[str, Any]:

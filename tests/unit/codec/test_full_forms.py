@@ -168,6 +168,13 @@ def test_frames_that_are_not_what_is_due_are_refused(stream):
         zstd.unpack(stream, 1000)
 
 
+@pytest.mark.parametrize(("form", "dtype"), [(Form.PLANES, 250), (Form.PACKED, 250), (Form.SPARSE, 255)])
+def test_an_unknown_dtype_is_refused_by_its_number(form, dtype):
+    """Before anything is read of the body: only what is packed may have no dtype at all."""
+    with pytest.raises(MalformedError, match=f"form {form.name} and the dtype {dtype}"):
+        codec.decode(bytes((form, dtype)) + frame(1000), [bytes(1000)] * codec.BASES[form], 1000)
+
+
 def test_what_a_frame_declares_takes_no_memory():
     """A chunk of a kilobyte that declares a gibibyte, and would give it, takes less than its own reader does."""
     blocks = b"".join((1 << 20 | 0b010 | (number == 8191)).to_bytes(3, "little") + b"\0" for number in range(8192))

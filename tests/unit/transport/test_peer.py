@@ -13,7 +13,7 @@ from p2psync.errors import P2PSyncError, RemoteProtocolError, WithdrawnError
 from p2psync.limits import BATCH_BYTES_MAX, BATCH_CHUNK_BYTES_MAX, BATCH_DIGESTS_MAX, CHUNK_BYTES
 from p2psync.manifest import Chunk
 from p2psync.transport import BufferPool, SourceKind, Wire
-from p2psync.transport.exchange import Exchange, Landed
+from p2psync.transport.exchange import Exchange, Landed, Reply
 from p2psync.transport.frames import ABSENT, LENGTH
 from p2psync.transport.peer import PeerSource, _plan
 
@@ -89,3 +89,20 @@ async def test_what_came_before_a_chunk_that_did_not_is_kept(
             buffer.release()
     assert got == [(0, b"0123456789")]
     assert pool.free == 1
+
+
+class Replying:
+    """Gives one answer to every resource that is posted to."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+
+    async def post(self, path: str, body: bytes, bytes_max: int) -> Reply:
+        return self.reply
+
+
+async def test_a_peer_that_has_no_such_resource_is_told_apart_from_one_that_answers_wrongly() -> None:
+    """The status is what is said; a body that came with it is not read."""
+    source = PeerSource("http://peer", SourceKind.LAN, Wire(), Replying(Reply(404, b"", None, None)), Answering(b""))  # type: ignore[arg-type]
+    with pytest.raises(RemoteProtocolError, match="http://peer answered v1/nodes with status 404"):
+        await source.nodes([Digest(bytes(32))])
