@@ -112,7 +112,15 @@ class Claims:
             return False
         if told.received > held.received:
             held.received, held.rose_s = told.received, told.rose_s
+        elif self._is_another(told, held):
+            self._lapse(index)
+            return False
         return True
+
+    @staticmethod
+    def _is_another(told: Held, known: Held) -> bool:
+        """Whether a holder claims a chunk anew: it lost to a node that failed since, and began again."""
+        return told.since_s - known.since_s > _AGE_MARGIN_S
 
     def _settle(self, told: Held, index: int, *, again: bool) -> None:
         # Who takes over from a claim whose lease is over must not spare it the record of that.
@@ -120,6 +128,7 @@ class Claims:
             self._lapse(index)
         if self._again_from_holder(told, index):
             return
+        held = self.others.get(index)
         if held is None:
             self.others[index] = told
         elif not again and not self._wins(held.holder, held.since_s, told, index):
@@ -129,8 +138,11 @@ class Claims:
 
     def _follow(self, told: Held, index: int) -> None:
         behind = self._behind.get(index)
-        if behind is None or behind.holder != told.holder or told.received > behind.received:
-            self._behind[index] = told
+        if behind is not None and behind.holder == told.holder and told.received <= behind.received:
+            if not self._is_another(told, behind):
+                return
+            self._count(behind, index)
+        self._behind[index] = told
 
     def end(self, indexes: Iterable[int], holder: str) -> list[int]:
         """Claims that ``holder`` gives up. Returns the chunks that it held."""
@@ -170,11 +182,13 @@ class Claims:
 
     def _lapse(self, index: int) -> None:
         """The lease of the claim on a chunk is over: remember that, and turn to who else brings it."""
-        held = self.others[index]
+        self._count(self.others[index], index)
+        self._succeeded(index)
+
+    def _count(self, held: Held, index: int) -> None:
         lapsed = self._lapsed.setdefault(index, {})
         times = lapsed[held.holder].times + 1 if held.holder in lapsed else 1
         lapsed[held.holder] = _Lapse(held.since_s, held.received, times)
-        self._succeeded(index)
 
     def _is_stale(self, told: Held, index: int) -> bool:
         """Whether a claim is one that has lapsed, told again, or one too many of a node that never brings the chunk."""

@@ -152,6 +152,31 @@ def test_the_claim_that_lost_counts_where_the_winner_fails():
     assert known.expire(CLAIM_LEASE_S - 1 + LATE_S) == [3]
 
 
+@pytest.mark.parametrize("winner", ["a", "c"])
+def test_who_begins_anew_after_the_winner_failed_is_waited_for(winner):
+    """It stopped for the winner without a word, and its second claim is not the first one told again."""
+    known = claims()
+    known.hear(told("b", 0), 3)
+    known.hear(told(winner, 0.1, age_s=2), 3)
+    assert known.others[3].holder == winner
+    known.end([3], winner)
+    known.hear(told("b", CLAIM_LEASE_S - 1), 3)
+    assert known.taken(3, LATE_S)
+    assert known.expire(LATE_S) == []
+    known.hear(told("b", LATE_S, age_s=2), 3)
+    assert known.expire(CLAIM_LEASE_S - 1 + LATE_S) == [3]
+
+
+def test_beginning_anew_behind_another_claim_prolongs_it_no_more_than_twice():
+    """Whoever brings nothing is found out there, too."""
+    known = claims()
+    for number in range(6):
+        known.hear(told("a", 2 * number, age_s=2 * number, received=number), 3)
+        known.hear(told("liar", 2 * number), 3)
+    known.end([3], "a")
+    assert not known.taken(3, 10)
+
+
 def test_the_claim_that_lost_is_forgotten_with_its_holder_and_by_its_release():
     """A chunk that its holder gave up is free when the other's claim ends, too."""
     known = claims()
