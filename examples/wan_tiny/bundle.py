@@ -52,13 +52,3 @@ def read(folder: Path, device: Any) -> tuple[WanPipeline, dict[str, Any]]:
     pipeline.set_progress_bar_config(disable=True)
     note: dict[str, Any] = json.loads((folder / NOTE).read_text())
     return pipeline, note
-
-
-def write_small(whole: Path, folder: Path, pipeline: WanPipeline, expert: Any) -> None:
-    """Write a checkpoint with one expert for all noise levels beside what the bundle ``whole`` has besides experts."""
-    names = ("text_encoder", "vae", "transformer")
-    parts = {**pipeline.components, "transformer": expert, "transformer_2": None}
-    parts |= {name: copy.deepcopy(parts[name]).to("cpu").to(torch.bfloat16) for name in names}
-    WanPipeline(**parts, boundary_ratio=None).save_pretrained(folder)
-    note = json.loads((whole / NOTE).read_text())
-    (folder / NOTE).write_text(json.dumps({**note, "variant": "small", "boundary_ratio": None}, indent=1) + "\n")

@@ -1,9 +1,11 @@
-"""The engine directories of `int8-pruned`, kept as what the bundle does not say: `python -m wan_tiny.engines v1 OUT`.
+"""The engine directories of `int8-pruned` and `small`, kept as what the bundle does not say.
+
+usage: python -m wan_tiny.engines v1 OUT
 
 `p2psync compress` makes an engine from the bundle with torch, in minutes. Nearly all of its bytes follow from weights
-that are committed anyway: from a version of the bundle, and from what the fine-tune of the pruned experts added. So
-only the rest is kept (skeletons, scales, ranges, the golden probe), and numpy makes the weights again, bit for bit: a
-node, and the demonstration, need no torch. Every file is proved by its SHA-256.
+that are committed anyway: from a version of the bundle, from what the fine-tune of the pruned experts added, and from
+the one expert of `small`, which v1 has. So only the rest is kept (skeletons, scales, ranges, golden probes), and numpy
+makes the weights again, bit for bit: a node, and the demonstration, need no torch. Every file is proved by its SHA-256.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wan_tiny import versions
+from wan_tiny import small, versions
 
 Array = NDArray[Any]
 Parameters = dict[str, NDArray[np.float32]]
@@ -29,12 +31,14 @@ Parameters = dict[str, NDArray[np.float32]]
 HERE: Final = Path(__file__).parent
 FOLDER: Final = HERE / "engines"
 ORDER: Final = ("v1", "v2")
-# Weights of an engine, and the file of the bundle that they come from.
+_SMALL: Final = "small/high.safetensors"
+# Weights of an engine, and the file of the checkpoint that they come from: the bundle's, of `small` its own.
 _SOURCES: Final = {
     "int8-pruned/high.safetensors": "transformer/diffusion_pytorch_model.safetensors",
     "int8-pruned/low.safetensors": "transformer_2/diffusion_pytorch_model.safetensors",
     "shared/text.safetensors": "text_encoder/model.safetensors",
     "shared/decode.safetensors": "vae/diffusion_pytorch_model.safetensors",
+    _SMALL: small.WEIGHTS,
 }
 _EXPERTS: Final = {"int8-pruned/high.safetensors": "high", "int8-pruned/low.safetensors": "low"}
 _DTYPES: Final = {"F32": "<f4", "F16": "<f2", "I8": "i1", "U8": "u1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
@@ -89,7 +93,7 @@ def keep(engine: Path, name: str) -> int:
 
 
 def record(name: str) -> int:
-    """Record the golden probe of a kept engine directory anew, and keep it. Needs the package and onnxruntime.
+    """Record the golden probes of a kept engine directory anew, and keep them. Needs the package and onnxruntime.
 
     Returns:
         The bytes that the version takes.
@@ -185,8 +189,12 @@ def _weights(entry: Mapping[str, Any], pieces: Mapping[str, bytes], parameters: 
 
 
 def _parameters(bundle: Path, path: str) -> Parameters:
-    """The parameters that a file of an engine is made of: the bundle's, those of experts as they were cut and tuned."""
-    _, tensors = _read((bundle / _SOURCES[path]).read_bytes())
+    """The parameters that a file of an engine is made of: the bundle's, those of experts as they were cut and tuned.
+
+    The checkpoint of `small` is built beside the bundle, whose folder is a temporary one.
+    """
+    checkpoint = small.build(bundle.with_name("small"), bundle=bundle) if path == _SMALL else bundle
+    _, tensors = _read((checkpoint / _SOURCES[path]).read_bytes())
     whole = {name: _wide(raw, dtype).reshape(shape) for name, (dtype, shape, raw) in tensors.items()}
     return _tuned(whole, _EXPERTS[path]) if path in _EXPERTS else whole
 
@@ -248,12 +256,12 @@ def _places(header: bytes) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
 
 
 def main() -> None:
-    """Build one engine directory, keep one, or record the golden probe of one anew."""
+    """Build one engine directory, keep one, or record the golden probes of one anew."""
     parser = argparse.ArgumentParser(description="Build an engine directory of wan-tiny without torch.")
     parser.add_argument("version", choices=ORDER)
     parser.add_argument("out", type=Path, nargs="?", help="a folder that is not there yet")
     parser.add_argument("--keep", action="store_true", help="keep the engine directory OUT as that version instead")
-    parser.add_argument("--record", action="store_true", help="record that version's golden probe anew, and keep it")
+    parser.add_argument("--record", action="store_true", help="record that version's golden probes anew")
     arguments = parser.parse_args()
     if arguments.record == (arguments.out is not None):
         parser.error("either OUT or --record")

@@ -1,4 +1,4 @@
-"""The golden probe of wan-tiny in INT8: every backend that is here answers it, and what was damaged does not."""
+"""The golden probe of wan-tiny: every backend that is here answers it, and what was damaged does not."""
 
 import json
 import shutil
@@ -103,6 +103,26 @@ def test_both_skeletons_answer_it(kept, variant):
     with open_pipeline(kept["v1"], "ort-cpu", skeletons=variant, threads=1, keep_parts=False) as pipeline:
         answers = check(pipeline, read_probe(probe_of(kept["v1"])))
     assert max(a.distance / a.tolerance for a in answers if a.tolerance) < 0.8
+
+
+@pytest.mark.parametrize("name", backends.NAMES)
+def test_every_backend_answers_that_of_small(kept, name):
+    """One expert, in half precision: its probe has no stage of another one."""
+    found = backends.probe(name)
+    if not found.usable or "float16" not in found.precisions:
+        pytest.skip(f"{name}: {found.why_not or 'no FP16'}")
+    small = kept["v1"].with_name("small")
+    with open_pipeline(small, name) as pipeline:
+        answers = check(pipeline, read_probe(probe_of(small)))
+    assert [answer.stage for answer in answers] == [stage for stage in STAGES if not stage.startswith("low")]
+
+
+@pytest.mark.parametrize("damage", ["zeros", "permuted"])
+def test_damage_of_small_fails_where_it_is(kept, tmp_path, damage):
+    """A layer of zeros, and a layer whose rows changed places."""
+    small = shutil.copytree(kept["v1"].parent, tmp_path / "v1") / "small"
+    change(small, "high", "blocks.2.ffn.net.2.weight.T", {"zeros": zeros, "permuted": permuted}[damage])
+    assert off(small) == ["high"]
 
 
 DAMAGE = [
