@@ -112,10 +112,9 @@ JOURNAL_INTERVAL_S: Final = 0.25
 OPEN_FILES_MAX: Final = 256
 # `prune` leaves an interrupted pull alone for this long: it is likely to go on.
 PARTIAL_KEEP_S: Final = 7 * 86_400
-# Chunks that are being encoded at a time: each holds itself, its base and what is made of them.
+# Chunks that are being encoded at a time, each by a thread of its own: each holds itself, its base and what is made of
+# them.
 ENCODE_CHUNKS_MAX: Final = 8
-# Encoding uses this many threads: more than the machines of publishers have gain nothing where memory is the bound.
-ENCODE_THREADS_MAX: Final = 16
 # Chunks of a tensor that are tried in a form before it is given up: as noise, or as unrelated to its base.
 FORM_TRIES: Final = 4
 # A form is kept only where it saves this share of what would be sent without it.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from p2psync import codec, disk
 from p2psync.content import BlobKind, Digest
-from p2psync.limits import ENCODE_CHUNKS_MAX, ENCODE_THREADS_MAX, FORM_GAIN_MIN, FORM_TRIES
+from p2psync.limits import ENCODE_CHUNKS_MAX, FORM_GAIN_MIN, FORM_TRIES
 from p2psync.manifest import Blob, Chunk, Encoded, Manifest, Piece, SetKind, build_forms, chunk_table, match_tensors
 from p2psync.store.locate import read_installed
 from p2psync.store.opened import OpenHome
@@ -86,7 +86,7 @@ def make_forms(opened: OpenHome, manifest: Manifest, read: Standing, pack: Path,
     plans.append((SetKind.RESIDUAL, None, _residual_jobs(manifest, by_digest)))
     meter = Meter(progress, sum(job.chunk.length for _, _, jobs in plans for job in jobs), "encoding")
     made = []
-    threads = min(ENCODE_THREADS_MAX, os.cpu_count() or 1)
+    threads = min(ENCODE_CHUNKS_MAX, os.cpu_count() or 1)
     with open(pack, "xb", buffering=0) as out, ThreadPoolExecutor(threads, thread_name_prefix="p2psync-encode") as pool:
         work = _Encoding(opened, read, by_digest, meter)
         for kind, of, jobs in plans:

@@ -6,14 +6,20 @@ import pytest
 from p2psync.content import Digest
 from p2psync.errors import MalformedError, UnsafePathError, UnsupportedVersionError
 from p2psync.limits import (
+    BLOBS_PER_VERSION_MAX,
     CHUNK_BYTES,
     CHUNKS_PER_BLOB_MAX,
+    CHUNKS_PER_VERSION_MAX,
+    FILE_BYTES_MAX,
+    FILES_PER_VERSION_MAX,
+    GROUP_BLOBS_MAX,
     NODE_BYTES_MAX,
     NODE_DEPTH_MAX,
     NODE_ITEMS_MAX,
     TENSOR_RANK_MAX,
 )
 from p2psync.manifest import TreeReader, build_tree, read_tree
+from p2psync.manifest.nodes import decode_chunks, decode_root
 from tests.manifests import Forge, digest_of
 
 KEY = bytes(digest_of("w/0"))
@@ -381,11 +387,11 @@ def test_root_inside_its_own_tree():
 
 
 def test_few_nodes_that_describe_without_end():
-    """A file that names one group a hundred thousand times is refused before its blobs are made."""
+    """A file that names one group of many blobs thousands of times is refused before its blobs are made."""
     forge = Forge()
-    group = forge.put({0: 2, 1: [[3, 1, bytes(digest_of("gap"))]] * 256})
-    forge.file = {0: 1, 1: bytes(group) * 100_000}
-    with pytest.raises(MalformedError, match="more than 1048576 blobs"):
+    group = forge.put({0: 2, 1: [[3, 1, bytes(digest_of("gap"))]] * GROUP_BLOBS_MAX})
+    forge.file = {0: 1, 1: bytes(group) * (BLOBS_PER_VERSION_MAX // GROUP_BLOBS_MAX + 1)}
+    with pytest.raises(MalformedError, match=f"more than {BLOBS_PER_VERSION_MAX} blobs"):
         read(forge)
 
 
@@ -394,10 +400,40 @@ def test_few_nodes_that_describe_endless_chunks():
     forge = Forge()
     size = CHUNKS_PER_BLOB_MAX * CHUNK_BYTES
     listed = forge.put({0: 3, 1: KEY * CHUNKS_PER_BLOB_MAX})
-    group = forge.put({0: 2, 1: [[3, size, [bytes(listed)]]] * 256})
-    forge.root = root(*(row(_0=str(i), _3=3, _4=bytes(forge.put({0: 1, 1: bytes(group)}))) for i in range(9)))
-    with pytest.raises(MalformedError, match="more than 4194304 chunks"):
+    count = CHUNKS_PER_VERSION_MAX // CHUNKS_PER_BLOB_MAX + 1
+    forge.file = {0: 1, 1: bytes(forge.put({0: 2, 1: [[3, size, [bytes(listed)]]] * count}))}
+    with pytest.raises(MalformedError, match=f"more than {CHUNKS_PER_VERSION_MAX} chunks"):
         read(forge)
+
+
+def test_a_chunk_list_is_bounded():
+    """The longest is read, one digest more is refused by its count, whatever its blob says."""
+    assert len(decode_chunks(cbor2.dumps({0: 3, 1: KEY * CHUNKS_PER_BLOB_MAX}))) == CHUNKS_PER_BLOB_MAX
+    with pytest.raises(MalformedError, match=f"not of 2 to {CHUNKS_PER_BLOB_MAX} digests"):
+        decode_chunks(cbor2.dumps({0: 3, 1: KEY * (CHUNKS_PER_BLOB_MAX + 1)}))
+
+
+def test_the_files_of_a_version_are_bounded():
+    """As many as the cap are read, one more is refused before a path of them is looked at."""
+    rows = [[f"{number:06}", 5, bytes(32), 0, KEY] for number in range(FILES_PER_VERSION_MAX + 1)]
+    assert len(decode_root(cbor2.dumps(root(*rows[1:]))).files) == FILES_PER_VERSION_MAX
+    with pytest.raises(MalformedError, match=f"the files: {FILES_PER_VERSION_MAX + 1} values, more than"):
+        decode_root(cbor2.dumps(root(*rows)))
+
+
+@pytest.mark.parametrize(
+    ("over", "what"),
+    [
+        (row(_1=FILE_BYTES_MAX + 1, _4=KEY), "the size of 'a'"),
+        (row(_4=[[0, FILE_BYTES_MAX + 1, [KEY]]]), "the length of a blob"),
+    ],
+    ids=["a file", "a blob"],
+)
+def test_sizes_are_bounded(over, what):
+    """A file of the largest size is read, one byte more is refused where it is said, and not where it does not fit."""
+    assert decode_root(cbor2.dumps(root(row(_1=FILE_BYTES_MAX, _4=KEY)))).files[0].size == FILE_BYTES_MAX
+    with pytest.raises(MalformedError, match=f"{what}: no integer from 0 to {FILE_BYTES_MAX}"):
+        decode_root(cbor2.dumps(root(over)))
 
 
 def test_nodes_without_end(monkeypatch):

@@ -84,7 +84,7 @@ def test_a_full_form_that_lies(what: str, tmp_path: Path, monkeypatch: pytest.Mo
             monkeypatch.setattr(codec, "encode_full", lying)
 
     monkeypatch.setattr(codec, "encode_full", lying)
-    monkeypatch.setattr("p2psync.store.forms.ENCODE_THREADS_MAX", 1)
+    monkeypatch.setattr("p2psync.store.forms.ENCODE_CHUNKS_MAX", 1)
     publish(publisher, folder, "v1")
     node = publisher.node(tmp_path / "node")
     with publisher.home.serve() as seed:
@@ -112,7 +112,7 @@ def test_a_delta_that_lies(what: str, tmp_path: Path, monkeypatch: pytest.Monkey
             monkeypatch.setattr(codec, "encode_delta", lying)
 
     monkeypatch.setattr(codec, "encode_delta", lying)
-    monkeypatch.setattr("p2psync.store.forms.ENCODE_THREADS_MAX", 1)
+    monkeypatch.setattr("p2psync.store.forms.ENCODE_CHUNKS_MAX", 1)
     publish(publisher, after, "v2", "acme/model:v1")
     node = publisher.node(tmp_path / "node")
     with publisher.home.serve() as seed:

@@ -4,7 +4,7 @@ import pytest
 
 from p2psync.compress import parse_recipe, read_recipe
 from p2psync.errors import InvalidConfigError, ModelNotFoundError
-from p2psync.limits import RECIPE_BYTES_MAX
+from p2psync.limits import RECIPE_BYTES_MAX, RECIPE_PROMPTS_MAX
 
 SMALL = b'name = "tiny"\n[variants.fp16]\n'
 FULL = b"""
@@ -106,3 +106,13 @@ def test_files_are_bounded(tmp_path):
     (tmp_path / "long.toml").write_bytes(b"#" * (RECIPE_BYTES_MAX + 1))
     with pytest.raises(InvalidConfigError, match="longer"):
         read_recipe(str(tmp_path / "long.toml"))
+
+
+def test_the_number_of_prompts_is_bounded(tmp_path):
+    """As many as the cap are read, from the recipe and its file together; one more is refused."""
+    recipe = SMALL + b'[quality]\nprompts = ["one more"]\nprompts_file = "prompts.txt"\n'
+    (tmp_path / "prompts.txt").write_text("a\n" * (RECIPE_PROMPTS_MAX - 1))
+    assert len(parse_recipe(recipe, directory=str(tmp_path)).quality.prompts) == RECIPE_PROMPTS_MAX
+    (tmp_path / "prompts.txt").write_text("a\n" * RECIPE_PROMPTS_MAX)
+    with pytest.raises(InvalidConfigError, match=f"{RECIPE_PROMPTS_MAX + 1} prompts; at most {RECIPE_PROMPTS_MAX}"):
+        parse_recipe(recipe, directory=str(tmp_path))

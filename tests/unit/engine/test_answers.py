@@ -29,7 +29,9 @@ def test_an_answer_is_no_distance_from_itself(values):
     expected = kept(values)
     assert len(expected.positions) <= PROBE_VALUES_MAX
     scale = max(expected.deviation, 1e-6)
-    assert expected.root_mean_square(values) <= expected.largest(values) <= 1e-6 * np.abs(values).max() / scale
+    # The root of a mean of squares may be above the largest of them by the rounding of float64.
+    assert expected.root_mean_square(values) <= expected.largest(values) * (1 + 1e-12)
+    assert expected.largest(values) <= 1e-6 * np.abs(values).max() / scale
 
 
 def test_distances_are_in_units_of_the_spread():

@@ -6,7 +6,7 @@ import pytest
 
 from p2psync.engine.description import read_description
 from p2psync.errors import IncompleteModelError, MalformedError, UnsupportedModelError, UnsupportedVersionError
-from p2psync.limits import PARTS_MAX
+from p2psync.limits import ENGINE_FILE_BYTES_MAX, PART_TENSORS_MAX, PARTS_MAX, TRAIN_TIMESTEPS_MAX
 from tests.unit.engine.tiny_engine import edit_json
 
 
@@ -195,3 +195,31 @@ def test_steps_are_whole_latents(engine, field):
     """A step of one pixel fits every size, and no latent: the clip would have another size than was asked for."""
     with pytest.raises(MalformedError, match="the steps are no multiples of what one latent stands for"):
         read_description(edited(engine, at("video", field, value=1)))
+
+
+@pytest.mark.parametrize("field", ["inputs", "outputs"])
+def test_the_tensors_of_a_part_are_bounded(engine, field):
+    """As many as the cap are read, one more is refused before any of them is."""
+    many = [[f"x{number}", "float32", []] for number in range(PART_TENSORS_MAX + 1)]
+    part = read_description(edited(engine, at("parts", "text", field, value=many[1:]))).parts["text"]
+    assert len(getattr(part, field)) == PART_TENSORS_MAX
+    with pytest.raises(MalformedError, match=f"{field}: no list of at most {PART_TENSORS_MAX}"):
+        read_description(edited(engine, at("parts", "text", field, value=many)))
+
+
+def test_the_timesteps_of_a_scheduler_are_bounded(engine):
+    """A model that says more than any was trained with is refused by that number."""
+    edited(engine, at("sampling", "train_timesteps", value=TRAIN_TIMESTEPS_MAX))
+    assert read_description(engine).sampling.train_timesteps == TRAIN_TIMESTEPS_MAX
+    with pytest.raises(MalformedError, match="train_timesteps: no integer from 2"):
+        read_description(edited(engine, at("sampling", "train_timesteps", value=TRAIN_TIMESTEPS_MAX + 1)))
+
+
+def test_the_length_of_the_file_is_bounded(engine):
+    """The longest is read whole; one byte more is refused by its length, though it is nothing but space."""
+    path = engine / "engine.json"
+    path.write_bytes(path.read_bytes().ljust(ENGINE_FILE_BYTES_MAX))
+    assert read_description(engine).parts
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(MalformedError, match=f"engine.json is longer than {ENGINE_FILE_BYTES_MAX} bytes"):
+        read_description(engine)

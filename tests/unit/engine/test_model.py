@@ -93,7 +93,7 @@ def test_counts_external_data(shared_engine, model):
 
 def test_packs_what_is_small(monkeypatch):
     """Small weights are copied for speed where there is room, large ones stay mapped."""
-    monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 30)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 40)
     assert packs(100 << 20)
     assert packs(256 << 20)
     assert not packs(257 << 20)

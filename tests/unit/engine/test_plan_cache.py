@@ -7,6 +7,7 @@ import pytest
 from p2psync.content import Digest
 from p2psync.engine.plan_cache import PlanCache, contents_of, default_folder, key_of
 from p2psync.errors import IncompleteModelError
+from p2psync.limits import PLAN_CACHE_BYTES_MAX
 from tests.unit.engine.tiny_engine import make_engine
 
 CONTENTS = Digest.of(b"contents")
@@ -82,6 +83,15 @@ def test_what_was_not_used_for_longest_goes_first(folder):
     # One that exceeds the bound alone is not read back: it would be the first to go.
     cache.get("huge", huge)
     assert huge.count == 2
+
+
+def test_the_folder_has_a_bound_unless_another_is_asked_for(folder):
+    """Plans that together are as large as the bound make room for one that is built."""
+    PlanCache(folder).get("old", Building())
+    os.truncate(folder / "old.plan", PLAN_CACHE_BYTES_MAX)
+    os.utime(folder / "old.plan", (1, 1))
+    PlanCache(folder).get("new", Building())
+    assert os.listdir(folder) == ["new.plan"]
 
 
 def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path):

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from p2psync.engine.description import Video, read_description
 from p2psync.engine.request import Wish, check_size, settle
-from p2psync.errors import UnfitRequestError
+from p2psync.errors import MalformedError, UnfitRequestError
+from p2psync.limits import STEPS_MAX
+from tests.unit.engine.tiny_engine import edit_json
 
 VIDEO = Video(height_px=64, width_px=64, frames=9, fps=8, frames_step=4, size_step_px=16)
 
@@ -88,6 +90,18 @@ def test_numbers_out_of_range(shared_engine, wish):
     with pytest.raises(UnfitRequestError) as caught:
         settle(read_description(shared_engine), wish)
     assert caught.value.hint
+
+
+def test_the_number_of_steps_is_bounded(engine):
+    """Where a scheduler has more timesteps than anybody needs, steps still end at the cap, the publisher's too."""
+    edit_json(engine / "engine.json", lambda top: top["sampling"].update(train_timesteps=2 * STEPS_MAX))
+    described = read_description(engine)
+    assert settle(described, Wish("a", steps=STEPS_MAX)).steps == STEPS_MAX
+    with pytest.raises(UnfitRequestError, match=f"{STEPS_MAX + 1} steps: from 1 to {STEPS_MAX} can be made"):
+        settle(described, Wish("a", steps=STEPS_MAX + 1))
+    edit_json(engine / "engine.json", lambda top: top["sampling"].update(steps=STEPS_MAX + 1))
+    with pytest.raises(MalformedError, match=f"steps: no integer from 1 to {STEPS_MAX}"):
+        read_description(engine)
 
 
 def test_pictures_only():

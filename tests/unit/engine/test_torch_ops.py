@@ -216,8 +216,8 @@ def test_constants_are_values():
 @pytest.mark.parametrize(
     ("operator", "inputs", "attributes", "named"),
     [
-        ("Hardmax", [X], {}, "Hardmax"),
-        ("com.microsoft:FusedGelu", [X], {}, "com.microsoft:FusedGelu"),
+        ("Hardmax", [X], {}, "operator Hardmax"),
+        ("com.microsoft:FusedGelu", [X], {}, "operator com.microsoft:FusedGelu"),
         ("Resize", [X, None, [np.array([1, 1, 2, 2], F32)]], {"mode": "linear"}, "Resize with mode=linear"),
         ("Pad", [X, [ints(0, 0, 0, 1, 0, 0, 0, 1)]], {"mode": "reflect"}, "Pad with mode=reflect"),
         ("Conv", [X, some(6, 3, 3, 3)], {"auto_pad": "SAME_UPPER"}, "Conv with auto_pad=SAME_UPPER"),

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 
 import av
 import numpy as np
@@ -115,8 +116,9 @@ def test_unwritable(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "dir.mp4").mkdir()
     for path in (tmp_path / "none" / "a.mp4", tmp_path / "file" / "a.mp4", tmp_path / "dir.mp4"):
-        with pytest.raises(StoreUnwritableError, match="cannot write") as caught:
-            Outgoing(path)
+        # Entered, so that a file which is there against all expectation is closed again.
+        with pytest.raises(StoreUnwritableError, match="cannot write") as caught, Outgoing(path):
+            pass
         assert caught.value.exit_code == 6
         assert caught.value.hint
 
@@ -125,6 +127,20 @@ def test_full_disk():
     """A full disk is told apart from one that refuses."""
     assert isinstance(disk_error("x", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))), StoreFullError)
     assert isinstance(disk_error("x", OSError(errno.EACCES, os.strerror(errno.EACCES))), StoreUnwritableError)
+
+
+class Refusing(io.BytesIO):
+    """Takes nothing, as a disk that is full."""
+
+    def write(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_what_the_disk_refused_ends_the_clip():
+    """Its error comes out of the call that wrote, or of the last one, and not out of somebody else's clip."""
+    movie = Mp4(Refusing(), height_px=32, width_px=48, fps=8)
+    with pytest.raises(OSError, match=re.escape(os.strerror(errno.ENOSPC))):
+        (movie.add(frames(9)), movie.finish())
 
 
 def test_only_mp4(tmp_path):

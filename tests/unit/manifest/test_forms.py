@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from p2psync.content import Digest
 from p2psync.errors import DigestMismatchError, MalformedError
-from p2psync.limits import CHUNK_BYTES, FORM_NODE_ROWS_MAX
+from p2psync.limits import BASES_MAX, CHUNK_BYTES, FORM_NODE_ROWS_MAX, FORM_SETS_MAX
 from p2psync.manifest import Encoded, FormsReader, Piece, SetKind, build_forms, cbor
 from p2psync.manifest.forms import decode_forms, decode_rows, encode_rows
 
@@ -195,6 +195,15 @@ def test_a_set_has_as_many_nodes_as_its_rows_fill(count, nodes):
     node = one_set(count=count, nodes=nodes, firsts=firsts, raw=1 << 20, encoded=1 << 19)
     with pytest.raises(MalformedError, match=f"a set of {count} encoded chunks in {len(nodes) // 32} nodes"):
         decode_forms(node, count)
+
+
+def test_the_number_of_sets_is_bounded():
+    """The full forms, a set of deltas for every base that a version may name, and the residuals: no more."""
+    sets = [[1, bytes(digest_of(n)), 1, 5, 3, bytes(digest_of(-n)), bytes(4)] for n in range(1, FORM_SETS_MAX + 2)]
+    assert BASES_MAX + 2 == FORM_SETS_MAX
+    assert len(decode_forms(cbor.encode({0: 4, 1: sets[:-1]}), FORM_SETS_MAX)) == FORM_SETS_MAX
+    with pytest.raises(MalformedError, match=f"the sets of forms: {FORM_SETS_MAX + 1} values, more than"):
+        decode_forms(cbor.encode({0: 4, 1: sets}), FORM_SETS_MAX + 1)
 
 
 def test_who_sends_another_node_is_at_fault_and_who_signed_a_bad_one_is_another():

@@ -40,7 +40,8 @@ def haste(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ticks, rests and the patience of the endgame are a fraction of what they are."""
     monkeypatch.setattr(module, "TICK_S", 0.02)
     monkeypatch.setattr(sources, "REST_FIRST_S", 0.01)
-    for room in (lan, outside, requests):
+    monkeypatch.setattr(lan, "_LATE_S", 0.05)
+    for room in (outside, requests):
         monkeypatch.setattr(room, "LATE_FLOOR_S", 0.05)
     for room in (lan, outside):
         monkeypatch.setattr(room, "LATE_FACTOR", 0.0)
@@ -150,6 +151,31 @@ async def test_one_rotten_chunk_costs_that_chunk_only(shop: Shop, incoming: Inco
     await run(fetch, rotten, helper)
     assert rotten.asked.count(bad.index) <= 1
     assert fetch.counts.by_source["helper"] == bad.length
+    assert_whole(shop, incoming)
+
+
+async def test_what_came_is_journalled_by_its_bytes_too(
+    shop: Shop, incoming: Incoming, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a fast link much comes before the journal's time is over: a crash costs no more than a bound of it."""
+    synced, loop = asyncio.Event(), asyncio.get_running_loop()
+    sync = incoming.sync
+
+    def told() -> None:
+        sync()
+        loop.call_soon_threadsafe(synced.set)
+
+    monkeypatch.setattr(module, "JOURNAL_INTERVAL_S", 3600.0)
+    monkeypatch.setattr(module, "JOURNAL_BYTES_MAX", 1)
+    monkeypatch.setattr(incoming, "sync", told)
+    last = incoming.missing[-1].index
+
+    async def after_the_journal(chunk: Chunk) -> None:
+        if chunk.index == last:
+            await synced.wait()
+
+    async with asyncio.timeout(8):
+        await run(fetching(shop, incoming, events.append), FakeSource("seed", shop.store, before=after_the_journal))
     assert_whole(shop, incoming)
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from p2psync.errors import StoreError
+from p2psync.limits import CHECK_AFTER_HANG_S, CHECK_TIMEOUT_S
 from p2psync.node.findings import Check, Finding, Outcome, look_at, ok
 
 
@@ -27,6 +30,19 @@ def test_a_check_that_hangs_is_left_behind() -> None:
     found = look_at([Check("dead disk", hang), Check("next", lambda: ok("next", "well"))], timeout_s=0.05)
     never.set()
     assert [(each.name, each.outcome) for each in found] == [("dead disk", Outcome.FAILED), ("next", Outcome.OK)]
+
+
+def test_the_patience_with_a_check_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever says nothing of a limit waits for each check, and not for ever: less for those behind one that hung."""
+    waited: list[float | None] = []
+    monkeypatch.setattr(threading.Thread, "start", lambda _thread: None)
+    monkeypatch.setattr(threading.Thread, "join", lambda _thread, timeout=None: waited.append(timeout))
+    found = look_at([Check(name, lambda: ok("never", "")) for name in ("one", "two")])
+    assert [each.outcome for each in found] == [Outcome.FAILED] * 2
+    first, second = waited
+    assert first is not None
+    assert second is not None
+    assert 0 < second <= CHECK_AFTER_HANG_S < first <= CHECK_TIMEOUT_S
 
 
 def test_after_one_that_hung_less_patience_is_left() -> None:

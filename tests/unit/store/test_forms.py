@@ -1,6 +1,7 @@
 """What a publish encodes: what pays, in the order of the rows, and nothing of what has nothing in common."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from p2psync import codec
 from p2psync.content import Digest
 from p2psync.errors import NotFoundError
-from p2psync.limits import FORM_TRIES, MIB, PART_KEEP_S
+from p2psync.limits import ENCODE_CHUNKS_MAX, FORM_TRIES, MIB, PART_KEEP_S, PART_PROVED_BYTES_MAX
 from p2psync.manifest import Reference, SetKind, chunk_table
 from p2psync.store import Store
 from tests.integration.test_forms import bfloat16, write
@@ -66,7 +67,7 @@ def test_unrelated_weights_get_no_deltas_and_are_given_up_early(based, tmp_path,
         return honest(raw, base, dtype)
 
     monkeypatch.setattr(codec, "encode_delta", counted)
-    monkeypatch.setattr("p2psync.store.forms.ENCODE_THREADS_MAX", 1)
+    monkeypatch.setattr("p2psync.store.forms.ENCODE_CHUNKS_MAX", 1)
     version = publish(based, write(tmp_path / "sibling", weights(2)), "sibling", bases=(Reference(NAME, "base"),))
     assert {one.kind for _, one, _ in rows(based, version)} == {SetKind.FULL}
     assert len(tried) == FORM_TRIES
@@ -82,7 +83,7 @@ def test_noise_is_given_up_early_and_costs_no_other_tensor_its_form(based, tmp_p
         return honest(raw, dtype)
 
     monkeypatch.setattr(codec, "encode_full", counted)
-    monkeypatch.setattr("p2psync.store.forms.ENCODE_THREADS_MAX", 1)
+    monkeypatch.setattr("p2psync.store.forms.ENCODE_CHUNKS_MAX", 1)
     noise = np.random.default_rng(5).integers(0, 1 << 16, ELEMENTS, np.uint16)
     version = publish(based, write(tmp_path / "noise", {"a": noise, "b": weights(3)["blocks.0.weight"]}), "noise")
     assert len(tried) == FORM_TRIES + 6
@@ -198,6 +199,53 @@ def test_what_a_pull_kept_goes_after_a_day_and_with_its_version(passed_on):
     (home / "manifests" / f"{version.root.hex()}.nodes").unlink()
     assert given_out(home, kept) == []
     assert not part.exists()
+
+
+def test_what_a_pull_kept_goes_where_proving_it_would_take_long(passed_on):
+    """A home opens in seconds: more than a bound of kept chunks is not read again, and goes."""
+    home, _, kept = passed_on
+    (part,) = (home / "forms").glob("*.part")
+    os.truncate(part, PART_PROVED_BYTES_MAX + 1)
+    assert given_out(home, kept) == []
+    assert not part.exists()
+
+
+class Counting(ThreadPoolExecutor):
+    """A pool of one thread that remembers how many it was asked for, and the most tasks that nobody has waited for."""
+
+    asked = 0
+    waiting = 0
+    most = 0
+
+    def __init__(self, threads, **options):
+        Counting.asked = threads
+        super().__init__(1, **options)
+
+    def submit(self, act, *args):
+        future = super().submit(act, *args)
+        Counting.waiting += 1
+        Counting.most = max(Counting.most, Counting.waiting)
+        result = future.result
+
+        def fetched(timeout=None):
+            Counting.waiting -= 1
+            return result(timeout)
+
+        future.result = fetched
+        return future
+
+
+def test_encoding_takes_no_more_threads_and_chunks_than_its_bound(based, tmp_path, monkeypatch):
+    """However many processors there are, and however many chunks: what is made waits in memory for its turn."""
+    monkeypatch.setattr(Counting, "most", 0)
+    monkeypatch.setattr("p2psync.store.forms.ThreadPoolExecutor", Counting)
+    monkeypatch.setattr(os, "cpu_count", lambda: 100 * ENCODE_CHUNKS_MAX)
+    one = weights(4, elements=1 << 12)["blocks.0.weight"]
+    many = {f"blocks.{number}.weight": one ^ number for number in range(ENCODE_CHUNKS_MAX + 4)}
+    version = publish(based, write(tmp_path / "many", many), "many")
+    assert len(rows(based, version)) == len(many)
+    assert 1 < Counting.most <= ENCODE_CHUNKS_MAX
+    assert 1 < Counting.asked <= ENCODE_CHUNKS_MAX
 
 
 def test_the_same_files_give_the_same_version_whatever_the_threads_do(based, tmp_path):
