@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ from p2psync.node.nodes import read_nodes
 from p2psync.node.rates import FOLDER, Rates
 from p2psync.node.resolve import EtagMemory, Resolved, resolve
 from p2psync.node.sources import SourceSet
+from p2psync.node.threads import to_its_end
 from p2psync.store import Store
 from p2psync.transport import SourceKind
 from p2psync.trust import TrustStore, accept
@@ -261,7 +263,10 @@ class Pull:
         self, sources: SourceSet, resolved: Resolved, manifest: Manifest, tree: Tree, files: tuple[int, ...]
     ) -> tuple[Path, Fetch]:
         head = resolved.head
-        incoming = await asyncio.to_thread(self._store.begin, head.name, manifest, tree, files, resolved.envelope)
+        incoming = await to_its_end(
+            partial(self._store.begin, head.name, manifest, tree, files, resolved.envelope),
+            lambda begun: begun.close(clean=True),
+        )
         clean = False
         try:
             table = await asyncio.to_thread(chunk_table, manifest)
@@ -303,14 +308,14 @@ class Pull:
                 await fetch.run(usable, held)
                 for kind, count in sources.wire().items():
                     self._rates.measured(kind, count - before[kind], time.monotonic() - began_s)
-            path = await asyncio.to_thread(incoming.install)
+            path = await to_its_end(incoming.install)
             self._emit({"event": "installed", "path": str(path)})
             return path, fetch
         except (P2PSyncError, asyncio.CancelledError):
             clean = True
             raise
         finally:
-            await asyncio.shield(asyncio.to_thread(incoming.close, clean=clean))
+            await to_its_end(partial(incoming.close, clean=clean))
 
     async def _plan_forms(
         self, sources: SourceSet, head: Head, manifest: Manifest, table: Sequence[Chunk], missing: Sequence[Chunk]

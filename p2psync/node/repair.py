@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from p2psync.content import Digest
@@ -11,6 +12,7 @@ from p2psync.errors import DamagedError
 from p2psync.manifest import chunk_table
 from p2psync.node.fetch import Fetch, Version
 from p2psync.node.sources import SourceSet
+from p2psync.node.threads import to_its_end
 from p2psync.store import Store, VerifyReport
 
 Emit = Callable[[dict[str, Any]], None]
@@ -33,7 +35,7 @@ async def repair(
 
 
 async def _repair_version(store: Store, name: str, root: Digest, sources: SourceSet, emit: Emit) -> dict[str, Any]:
-    incoming = await asyncio.to_thread(store.begin_repair, name, root)
+    incoming = await to_its_end(partial(store.begin_repair, name, root), lambda begun: begun.close(clean=True))
     clean = False
     try:
         missing_bytes = sum(c.length for c in incoming.missing)
@@ -53,10 +55,10 @@ async def _repair_version(store: Store, name: str, root: Digest, sources: Source
             if not usable:
                 raise sources.verdict(f"no source has {name}@{root}")
             await Fetch(incoming, version, sources, emit).run(usable, held)
-        await asyncio.to_thread(incoming.install)
+        await to_its_end(incoming.install)
         return {"reference": f"{name}@{root}", "fetched_bytes": missing_bytes}
     except BaseException:
         clean = True
         raise
     finally:
-        await asyncio.shield(asyncio.to_thread(incoming.close, clean=clean))
+        await to_its_end(partial(incoming.close, clean=clean))
