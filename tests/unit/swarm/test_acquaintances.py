@@ -330,3 +330,22 @@ def test_tables_stay_bounded_under_floods() -> None:
             known.failed(url, now_s, 0.5)
         now_s += 1.0
     assert URL in seen
+
+
+def test_few_addresses_are_dialled_at_once() -> None:
+    """The next ones wait until one of these has ended."""
+    known = Acquaintances(ME, [f"http://192.0.2.{number}:7000" for number in range(1, 40)], 0.0)
+    first = known.due(0.0, anywhere)
+    assert len(first) == limits.DIALS_MAX
+    assert known.due(0.0, anywhere) == []
+    known.failed(first[0], 0.0, 0.5)
+    assert len(known.due(0.0, anywhere)) == 1
+
+
+def test_addresses_of_one_node_are_bounded() -> None:
+    """A neighbour that makes up addresses of a node fills no more than that node's share."""
+    known = Acquaintances(ME, [], 0.0)
+    for number in range(40):
+        known.told(C, A[:16], f"http://192.0.2.9:{7000 + number}", 1.0)
+        assert len(known) <= limits.PLACES_PER_NODE_MAX
+    assert len(known) == limits.PLACES_PER_NODE_MAX

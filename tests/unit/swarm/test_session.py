@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2psync.limits import FIRST_CLAIM_WAIT_S, KIB, MIB, PART_BYTES_MAX, PART_BYTES_MIN
+from p2psync.limits import FIRST_CLAIM_WAIT_S, KIB, LAN_REQUESTS_MAX, MIB, PART_BYTES_MAX, PART_BYTES_MIN
 from p2psync.swarm import Fault, Hello, Inventory, topic_of
 from p2psync.swarm.messages import Beat, Have, Lost
 from p2psync.swarm.requests import LATE_FLOOR_S
@@ -478,3 +478,32 @@ def test_a_reader_asks_outside_once_its_peers_bring_nothing():
             pull.hear("peer", Beat(topic, True, 0, 0, ()), tenth / 10)
     pull.tick(4.0)
     assert drain(pull, "seed", 4.0)
+
+
+def test_records_of_those_that_left_are_bounded(monkeypatch):
+    """Who was banned and comes back is banned still, unless so many have left since that nobody knows it any more."""
+    monkeypatch.setattr("p2psync.swarm.session.RECORDS_KEPT_MAX", 2)
+    pull = sourced(8, "a", "b", "c", length=MIB)
+    now_s = 0.0
+    for name in "abc":
+        for _ in range(NONSENSE_MAX):
+            now_s += 20
+            pull.ended(pull.next_ask(name, now_s), Fault.NONSENSE, now_s)
+        assert pull.is_banned(name)
+        pull.leave(name, now_s)
+    for name in "abc":
+        pull.join(name, outside=False, holds=None, now_s=now_s)
+    assert [pull.is_banned(name) for name in "abc"] == [False, True, True]
+
+
+def test_requests_on_the_lan_are_bounded():
+    """However many quick peers there are, a node has no more than its share of requests out, and no fewer."""
+    names = [f"peer{number}" for number in range(LAN_REQUESTS_MAX + 8)]
+    pull = sourced(1000, *names, length=MIB)
+    out = []
+    for turn in range(8):
+        asks = [ask for name in names for ask in drain(pull, name, turn)]
+        out.append(len(asks))
+        for ask in asks:
+            bring(pull, ask, turn + 0.02)
+    assert max(out) == LAN_REQUESTS_MAX

@@ -206,3 +206,20 @@ async def test_a_flood_of_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     assert node.discovery.refused["busy"] == 5
     await node.discovery.stop()
     assert node.discovery._lookups == set()
+
+
+async def test_a_name_that_nobody_answers_for_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is announced and cannot be looked up is counted, and not waited for."""
+    monkeypatch.setattr(limits, "LOOKUP_TIMEOUT_S", 0.2)
+    node = Heard(A, announce=False)
+    try:
+        wire = AsyncZeroconf(interfaces=["127.0.0.1"])
+    except OSError as error:
+        pytest.skip(f"no multicast on loopback here: {error}")
+    try:
+        node.discovery._changed(wire.zeroconf, SERVICE, f"{B[:16]}.{SERVICE}", ServiceStateChange.Added)
+        await until(lambda: node.discovery.refused["incomplete"] == 1, 8.0)
+        assert node.hints == []
+    finally:
+        await node.discovery.stop()
+        await wire.async_close()

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from p2psync.content import Digest
 from p2psync.errors import MalformedError
-from p2psync.limits import BATCH_DIGESTS_MAX
+from p2psync.limits import BATCH_DIGESTS_MAX, SERVE_PIECE_BYTES_MAX
+from p2psync.transport.batches import pieces, size_of
 from p2psync.transport.frames import ABSENT, LATER, LENGTH, decode_digests, encode_digests, read_frames
 
 BODIES = st.lists(st.one_of(st.binary(max_size=40), st.sampled_from([ABSENT, LATER])), max_size=30)
@@ -67,3 +68,12 @@ def test_batches_of_no_digests_are_refused(length: int) -> None:
     """A request body is 1 to the cap of whole digests."""
     with pytest.raises(MalformedError):
         decode_digests(bytes(length))
+
+
+def test_pieces_of_a_batch_are_bounded() -> None:
+    """A batch is read and sent in pieces, so that who reads slowly pins little memory; nothing is lost between them."""
+    frames = [(Digest.of(bytes([number])), 20_000) for number in range(50)]
+    cut = list(pieces(frames))
+    assert [frame for piece in cut for frame in piece] == frames
+    assert all(size_of(piece) <= SERVE_PIECE_BYTES_MAX for piece in cut)
+    assert all(size_of([*piece, frames[0]]) > SERVE_PIECE_BYTES_MAX for piece in cut[:-1])

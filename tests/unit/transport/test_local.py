@@ -27,7 +27,7 @@ from p2psync.errors import (
     StoreLockedError,
     StoreUnwritableError,
 )
-from p2psync.limits import CONTROL_LINE_BYTES_MAX
+from p2psync.limits import CONTROL_CONNECTIONS_MAX, CONTROL_LINE_BYTES_MAX
 from p2psync.transport import LocalServer, call
 
 Emit = Callable[[dict[str, Any]], None]
@@ -318,3 +318,17 @@ def test_steering_needs_no_http() -> None:
     """Whoever only hands a verb to a running node never imports aiohttp."""
     program = "import sys; from p2psync.transport import LocalServer, call; sys.exit('aiohttp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+async def test_callers_at_once_are_bounded(tmp_path: Path) -> None:
+    """One more than may be there is sent home without a word, and as soon as one of them has left, another may come."""
+    async with serving(tmp_path / "s"):
+        crowd = [await asyncio.open_unix_connection(str(tmp_path / "s")) for _ in range(CONTROL_CONNECTIONS_MAX)]
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        crowd[0][1].write(b"{}\n")
+        assert b"malformed" in await crowd[0][0].read()
+        assert (await call(tmp_path / "s", "x", {}, print))["verb"] == "x"
+        for _, each in [*crowd, (reader, writer)]:
+            each.close()
