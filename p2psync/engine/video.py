@@ -2,7 +2,7 @@
 
 A file is written under another name in its own directory and renamed when it is whole; the directory is tried before
 the first step, so that an output that cannot be written fails in a second and not after the work. What a killed run
-left is removed by the next one that writes a file of that name.
+left half written is removed by the next one that writes into that directory.
 """
 
 from __future__ import annotations

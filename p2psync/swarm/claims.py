@@ -124,7 +124,7 @@ class Claims:
 
     def _settle(self, told: Held, index: int, *, again: bool) -> None:
         # Who takes over from a claim whose lease is over must not spare it the record of that.
-        while (held := self.others.get(index)) is not None and not _is_live(held, told.rose_s):
+        while index in self.others and not _is_live(self.others[index], told.rose_s):
             self._lapse(index)
         if self._again_from_holder(told, index):
             return
