@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from p2psync.limits import KIB
 from tests.integration.lab import Home, Publisher, Serving, until
 from tests.integration.relay import Relay
 
@@ -250,7 +251,10 @@ def test_a_chain_of_deltas_is_followed(publisher: Publisher, versions: list[Path
 
 
 def test_a_chain_that_is_no_shorter_is_not_followed(publisher: Publisher, tmp_path: Path) -> None:
-    """Deltas of one tensor beside one that is new each time: going over the version between would bring it twice."""
+    """Deltas of one tensor beside one that is new each time: going over the version between would bring it twice.
+
+    That is two megabytes; which lists of forms a pull reads beside them, of some kilobytes, differs from pull to pull.
+    """
     folders = []
     for step in range(3):
         tensors = weights(step)
@@ -265,7 +269,7 @@ def test_a_chain_that_is_no_shorter_is_not_followed(publisher: Publisher, tmp_pa
         updated = node.pull("acme/model:v3", "--from", seed.url)
         whole = fresh.pull("acme/model:v3", "--from", seed.url)
     assert bytes_of(updated) == (folders[2] / WEIGHTS).read_bytes()
-    assert updated["wire"]["wan"] <= whole["wire"]["wan"]
+    assert updated["wire"]["wan"] <= whole["wire"]["wan"] + 16 * KIB
 
 
 def test_diff_tells_what_a_pull_then_moves(publisher: Publisher, versions: list[Path], tmp_path: Path) -> None:
