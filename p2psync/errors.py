@@ -253,9 +253,16 @@ class UnfitRequestError(ModelError):
 
 
 class MemoryShortError(ModelError):
-    """Not enough memory. ``needed_bytes`` and ``available_bytes`` say how much is missing."""
+    """Not enough memory. ``needed_bytes`` and ``available_bytes`` say how much is missing; None where nobody knows."""
 
-    def __init__(self, message: str, *, needed_bytes: int, available_bytes: int, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        needed_bytes: int | None,
+        available_bytes: int | None,
+        hint: str | None = None,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.needed_bytes = needed_bytes
         self.available_bytes = available_bytes

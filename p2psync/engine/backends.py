@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psync.engine.description import Tensor
-from p2psync.errors import BackendUnavailableError
+from p2psync.errors import BackendUnavailableError, MemoryShortError
 
 Array = NDArray[Any]
 
@@ -116,7 +116,8 @@ class Backend(Protocol):
         Raises:
             BackendUnavailableError: the library or device is not here, or would hand work to another device.
             UnsupportedModelError: the graph holds what this backend does not run.
-            IncompleteModelError: a file is missing or does not fit.
+            IncompleteModelError: a file is missing or is another one than the graph needs.
+            MemoryShortError: it does not fit in memory. Sessions raise that in a run, too.
         """
         ...
 
@@ -136,7 +137,11 @@ def backend(name: str) -> Backend:
 
 @cache
 def probe(name: str) -> Probe:
-    """What the backend of that name can do here, found out once per process."""
+    """What the backend of that name can do here, found out once per process.
+
+    Raises:
+        MemoryShortError: there was not enough to try it; that is not remembered.
+    """
     try:
         return backend(name).probe()
     except BackendUnavailableError as error:
@@ -147,10 +152,27 @@ def probes() -> tuple[Probe, ...]:
     """One probe per name, in the order in which backends are tried.
 
     torch is left out where it would not be taken, without a GPU and beside onnxruntime: loading it takes seconds.
+
+    Raises:
+        MemoryShortError: there was not enough to try one, and no other is usable.
     """
-    found = {name: probe(name) for name in NAMES if name != "torch"}
+    found: dict[str, Probe] = {}
+    short: list[MemoryShortError] = []
+
+    def add(name: str) -> None:
+        try:
+            found[name] = probe(name)
+        except MemoryShortError as error:
+            short.append(error)
+            found[name] = Probe(name, usable=False, why_not=error.message)
+
+    for name in NAMES:
+        if name != "torch":
+            add(name)
     if not found["ort-cpu"].usable or any(node.exists() for node in _GPU_NODES):
-        found["torch"] = probe("torch")
+        add("torch")
+    if short and not any(tried.usable for tried in found.values()):
+        raise short[0]
     return tuple(found[name] for name in NAMES if name in found)
 
 

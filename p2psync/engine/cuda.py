@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from p2psync.engine import memory
 from p2psync.engine.backends import Array
 from p2psync.errors import BackendUnavailableError, MemoryShortError, UnsupportedModelError
 
@@ -117,5 +118,5 @@ def _library() -> Any:
     try:
         from cuda.bindings import runtime
     except ImportError as error:
-        raise BackendUnavailableError(f"cuda-bindings is not installed: {error}", hint=HINT) from error
+        raise memory.unloadable("cuda-bindings", error, HINT) from error
     return runtime

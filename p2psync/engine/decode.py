@@ -7,9 +7,12 @@ frames are decoded in overlapping tiles, tile by tile, each over the whole clip;
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,8 +21,9 @@ from numpy.typing import NDArray
 from p2psync.engine.backends import Array, Held, by_position, cast
 from p2psync.engine.denoise import Cancel, OpenPart, check_finite
 from p2psync.engine.description import Description
+from p2psync.engine.video import writing
 from p2psync.errors import GenerationCancelledError
-from p2psync.limits import TILE_OVERLAP_PX, TILE_SIDE_PX, UNTILED_PX_MAX
+from p2psync.limits import MIB, TILE_OVERLAP_PX, TILE_SIDE_PX, UNTILED_PX_MAX
 
 # Blended pixels wait as fixed point: the weights of a pixel sum to one, so rounding stays under 2 of 65,535.
 _ONE: Final = 65535.0
@@ -50,6 +54,7 @@ class Decoder:
             GenerationCancelledError: ``cancel`` said so.
             WrongAnswerError: the decoder answered with NaN or infinity.
             ModelError: the backend failed.
+            StoreError: there is no room for the tiles where temporary files go.
         """
         latent = self._latent
         mean = np.array(latent.mean, np.float32).reshape(1, -1, 1, 1, 1)
@@ -79,9 +84,7 @@ class Decoder:
         scale = self._latent.spatial
         frames = 1 + (count - 1) * self._latent.temporal
         shape = (frames, height * scale, width * scale, 3)
-        # On disk, where the system may put it: a clip of 1280 x 720 and 81 frames is 450 MB.
-        with tempfile.TemporaryFile() as file:
-            whole = np.memmap(file, np.uint16, "w+", shape=shape)
+        with _on_disk(shape) as whole:
             for rows in _spans(height, scale):
                 for columns in _spans(width, scale):
                     self._add_tile(whole, latents, rows, columns)
@@ -100,6 +103,20 @@ class Decoder:
             total = target + np.floor(piece * weight + 0.5)
             target[...] = np.minimum(total, _ONE).astype(np.uint16)
             first += len(piece)
+
+
+@contextmanager
+def _on_disk(shape: tuple[int, ...]) -> Iterator[NDArray[np.uint16]]:
+    """Zeros in a file, where the system may put them: a clip of 1280 x 720 and 81 frames is 450 MB."""
+    with ExitStack() as stack:
+        with writing(Path(tempfile.tempdir or "the temporary directory")):
+            file = stack.enter_context(tempfile.TemporaryFile())
+            # Zeros are written, since a process that maps a file and finds no room behind it later is ended.
+            left = math.prod(shape) * np.dtype(np.uint16).itemsize
+            while left:
+                left -= file.write(bytes(min(left, MIB)))
+            file.flush()
+        yield np.memmap(file, np.uint16, "r+", shape=shape)
 
 
 class _Span(NamedTuple):

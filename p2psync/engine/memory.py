@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from p2psync.errors import BackendUnavailableError, MemoryShortError, ModelError
 from p2psync.limits import KIB
 
+# What the dynamic loader says of glibc and of musl.
+_REFUSED: Final = ("failed to map segment", "annot allocate memory", "Error mapping file", "Out of memory")
 _GROUP: Final = Path("/sys/fs/cgroup")
 
 
@@ -22,6 +27,45 @@ def available_bytes() -> int | None:
     cached = _group_stat("inactive_file")
     left = max(0, limit - used + cached)
     return left if free is None else min(free, left)
+
+
+def short(what: str, fault: str = "") -> MemoryShortError:
+    """The error for ``what`` did not fit, in the words of whoever was refused memory.
+
+    A system may refuse it while much is free: a limit of the process, or more asked for at once than there is.
+    """
+    return MemoryShortError(
+        f"{what}: not enough memory{fault and f' ({fault})'}",
+        needed_bytes=None,
+        available_bytes=available_bytes(),
+        hint="close other programs, ask for a smaller size or fewer frames, or take a smaller variant",
+    )
+
+
+@contextmanager
+def enough(what: str) -> Iterator[None]:
+    """Turn the lack of memory that Python tells, and the loader of its libraries, into the error that has a name.
+
+    Raises:
+        MemoryShortError: the block ran out of memory.
+    """
+    try:
+        yield
+    except (MemoryError, ImportError) as error:
+        if not _is_short(error):
+            raise
+        raise short(what, str(error)) from error
+
+
+def unloadable(library: str, error: ImportError | OSError, hint: str) -> ModelError:
+    """The error for a library that cannot be loaded: there is no memory for it, or it is not installed."""
+    if _is_short(error):
+        return short(f"{library} cannot be loaded", str(error))
+    return BackendUnavailableError(f"{library} is not installed: {error}", hint=hint)
+
+
+def _is_short(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _REFUSED)
 
 
 def processors() -> int:

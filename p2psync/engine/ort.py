@@ -18,7 +18,13 @@ import numpy as np
 from p2psync.engine import memory, tiny_graphs
 from p2psync.engine.backends import CUDA_HINT, Array, Held, Probe
 from p2psync.engine.description import Tensor
-from p2psync.errors import BackendUnavailableError, IncompleteModelError, P2PSyncError, UnsupportedModelError
+from p2psync.errors import (
+    BackendUnavailableError,
+    IncompleteModelError,
+    MemoryShortError,
+    P2PSyncError,
+    UnsupportedModelError,
+)
 
 _CPU: Final = "CPUExecutionProvider"
 _CUDA: Final = "CUDAExecutionProvider"
@@ -36,7 +42,10 @@ _DTYPES: Final = {
 _HEAVY: Final = frozenset(
     {"MatMul", "Gemm", "Conv", "MultiHeadAttention", "Attention", "FusedMatMul", "MatMulInteger", "QLinearConv"}
 )
-_ERRORS_ONLY: Final = 3
+# What it logs as an error it also raises, and then we say it.
+_FATAL_ONLY: Final = 4
+# What says in an exception of the library, or of the compiler's, that memory or the room for a thread was refused.
+_SHORT: Final = ("bad_alloc", "Failed to allocate memory", "out of memory", "CUDA failure 2:", "pthread_create failed")
 # Kernels for INT8 that are faster than FP32 and do not saturate: without one of these, u8 x s8 on x86 adds pairs of
 # products in 16 bits, unless weights are widened first, which is right and slow.
 _INT8_FLAGS: Final = frozenset({"avx512_vnni", "avx_vnni", "asimddp", "i8mm"})
@@ -146,7 +155,7 @@ def _load(model: str | bytes, providers: Sequence[str], *, packed: bool, threads
     if providers[0] not in library.get_available_providers():
         raise BackendUnavailableError(f"this onnxruntime has no {providers[0]}", hint=CUDA_HINT)
     options = library.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     options.intra_op_num_threads = threads or memory.processors()
     options.inter_op_num_threads = 1
     # Waiting threads must not spin: where anybody else wants the processors, a run gets two to four times slower.
@@ -191,9 +200,7 @@ def _library() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise BackendUnavailableError(
-            f"onnxruntime is not installed: {error}", hint="pip install 'p2psync[engine]'"
-        ) from error
+        raise memory.unloadable("onnxruntime", error, "pip install 'p2psync[engine]'") from error
     return onnxruntime
 
 
@@ -207,13 +214,13 @@ def _loading(library: Any, model: str | bytes) -> Iterator[None]:
         raise
     except Exception as error:
         text = _first_line(error)
-        # onnxruntime tells a missing file from a wrong one only in words.
+        # onnxruntime tells these apart only in words. The file that did not fit in memory has a name like any other.
+        if _is_short(error):
+            raise memory.short(f"{what} cannot be loaded", text) from error
         if type(error).__name__ == "NoSuchFile" or "xternal" in text or "external data" in text.lower():
             raise IncompleteModelError(
                 f"{what} cannot be loaded: {text}", hint="p2psync verify --repair, or pull the version again"
             ) from error
-        if isinstance(error, MemoryError) or "Failed to allocate" in text:
-            raise UnsupportedModelError(f"{what} does not fit in memory: {text}") from error
         raise UnsupportedModelError(
             f"onnxruntime {library.__version__} does not load {what}: {text}", hint="take another variant or backend"
         ) from error
@@ -225,7 +232,13 @@ def _running() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if _is_short(error):
+            raise memory.short("a step of the model cannot be run", _first_line(error)) from error
         raise UnsupportedModelError(f"onnxruntime failed in a run: {_first_line(error)}") from error
+
+
+def _is_short(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _SHORT)
 
 
 def _first_line(error: Exception) -> str:
@@ -242,20 +255,25 @@ def _tensor(meta: Any) -> Tensor:
 
 
 def _try_all(load: Callable[[bytes], Any]) -> tuple[frozenset[str], frozenset[str], str]:
-    """Run one graph per precision and operator. The first fault says why nothing runs, if nothing does."""
+    """Run one graph per precision and operator. The first fault says why nothing runs, if nothing does.
+
+    Raises:
+        MemoryShortError: that says nothing about what would run with more.
+    """
     precisions: set[str] = set()
     operators: set[str] = set()
     fault = ""
     for name, model, feeds in _trials():
         try:
             session = load(model)
-            (answer,) = session.run(None, feeds)
+            with _running():
+                (answer,) = session.run(None, feeds)
             if not np.isfinite(answer).all() or not np.any(answer):
                 continue
+        except MemoryShortError:
+            raise
         except P2PSyncError as error:
             fault = fault or error.message
-        except Exception as error:  # noqa: BLE001 - whatever a driver throws means that it does not run this
-            fault = fault or _first_line(error)
         else:
             (precisions if name.islower() else operators).add(name)
     return frozenset(precisions), frozenset(operators), "" if "float32" in precisions else fault

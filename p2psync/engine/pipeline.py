@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from p2psync.engine import backends
+from p2psync.engine import backends, memory
 from p2psync.engine.backends import cast
 from p2psync.engine.decode import Decoder, Frames
 from p2psync.engine.denoise import Cancel, Denoiser, OnStep, Watch, check_finite, first_noise, velocity_of
@@ -103,6 +103,10 @@ class Pipeline:
         Returns:
             float32 of shape [1, channels, latent frames, height, width].
         """
+        with memory.enough("the clip cannot be sampled"):
+            return self._sampled(request, hooks, noise)
+
+    def _sampled(self, request: Request, hooks: Hooks, noise: Latents | None) -> Latents:
         described = self.described
         prompts = [request.prompt, *([_EMPTY] if request.guided else [])]
         texts = [self.text(prompt) for prompt in prompts]
@@ -149,7 +153,8 @@ class Pipeline:
 
     def decode(self, latents: Latents, *, cancel: Cancel | None = None, tiled: bool | None = None) -> Iterator[Frames]:
         """Frames of sampled latents, a few at a time: float32 from 0 to 1, [frames, height, width, 3]."""
-        return Decoder(self.described, self.parts.session, cancel=cancel).frames(latents, tiled=tiled)
+        with memory.enough("the frames cannot be decoded"):
+            yield from Decoder(self.described, self.parts.session, cancel=cancel).frames(latents, tiled=tiled)
 
     def close(self) -> None:
         """Give back all memory and mappings."""
@@ -186,16 +191,18 @@ def open_pipeline(
         IncompleteModelError: a file is missing or belongs to another version.
         BackendUnavailableError: the backend is not here.
         MalformedError: ``engine.json`` does not follow its format.
+        MemoryShortError: not even that fits.
     """
     from p2psync.engine.choice import backend_for
 
-    described = read_description(Path(directory))
-    name = backend or backend_for(described.precision)
-    parts = Parts(described, backends.backend(name), threads=threads, keep=keep_parts, form=skeletons)
-    if prove:
-        prove_weights(described)
-    tokenizer = Tokenizer(described.path(described.tokenizer), described.sampling.max_sequence_length)
-    return Pipeline(described, parts, tokenizer, name)
+    with memory.enough(f"{directory} cannot be opened"):
+        described = read_description(Path(directory))
+        name = backend or backend_for(described.precision)
+        parts = Parts(described, backends.backend(name), threads=threads, keep=keep_parts, form=skeletons)
+        if prove:
+            prove_weights(described)
+        tokenizer = Tokenizer(described.path(described.tokenizer), described.sampling.max_sequence_length)
+        return Pipeline(described, parts, tokenizer, name)
 
 
 def latent_shape(described: Description, request: Request) -> tuple[int, ...]:

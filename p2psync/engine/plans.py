@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from p2psync.engine import memory
 from p2psync.engine.cuda import HINT
 from p2psync.engine.description import Tensor
-from p2psync.errors import BackendUnavailableError, IncompleteModelError, UnsupportedModelError
+from p2psync.errors import IncompleteModelError, UnsupportedModelError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -139,7 +140,7 @@ def load_library(name: str) -> Any:
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:
-        raise BackendUnavailableError(f"{module} is not installed: {error}", hint=HINT) from error
+        raise memory.unloadable(module, error, HINT) from error
 
 
 def _fits(declared: tuple[int, ...], shape: tuple[int, ...]) -> bool:

@@ -119,7 +119,8 @@ def run(job: Job, *, on_event: OnEvent | None = None, cancel: Cancel | None = No
     memory.reset_peak()
     outcome = "interrupted"
     try:
-        clip = making.clip()
+        with memory.enough("the clip cannot be made"):
+            clip = making.clip()
         outcome = "done"
         return clip
     except P2PSyncError as error:

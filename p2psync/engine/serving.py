@@ -45,6 +45,8 @@ class Serving:
     def start(self) -> Target:
         """Load what the pointers name: the current engine, or when it does not run, the last good one.
 
+        The pointers stay where only memory was short: with more of it the current one runs.
+
         Raises:
             P2PSyncError: neither runs; the error is that of the current one.
         """
@@ -58,7 +60,7 @@ class Serving:
             except P2PSyncError as error:
                 faults.append(error)
                 continue
-            if faults:
+            if faults and not isinstance(faults[0], MemoryShortError):
                 self._pointers.go_back()
             return target
         raise faults[0] if faults else IncompleteModelError("no engine is active", hint="p2psync pull REF")

@@ -14,7 +14,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from p2psync.errors import BackendUnavailableError, IncompleteModelError, UnfitRequestError
+from p2psync.engine import memory
+from p2psync.errors import IncompleteModelError, UnfitRequestError
 from p2psync.limits import PROMPT_CHARS_MAX, TOKENIZER_BYTES_MAX
 
 _PAD_TOKEN: Final = "<pad>"  # noqa: S105 - a token of text
@@ -80,9 +81,7 @@ def _open(path: Path) -> Any:
     try:
         import tokenizers
     except ImportError as error:
-        raise BackendUnavailableError(
-            f"tokenizers is not installed: {error}", hint="pip install 'p2psync[engine]'"
-        ) from error
+        raise memory.unloadable("tokenizers", error, "pip install 'p2psync[engine]'") from error
     try:
         with path.open("rb") as file:
             data = file.read(TOKENIZER_BYTES_MAX + 1)
@@ -92,6 +91,8 @@ def _open(path: Path) -> Any:
         raise IncompleteModelError(f"{path} is longer than {TOKENIZER_BYTES_MAX} bytes")
     try:
         return tokenizers.Tokenizer.from_buffer(data)
+    except MemoryError:
+        raise
     except Exception as error:
         # The library throws bare exceptions for whatever it does not like.
         raise IncompleteModelError(f"{path} is no tokenizer: {str(error)[:200]}") from error

@@ -20,7 +20,7 @@ from p2psync.engine import memory, tiny_graphs
 from p2psync.engine.backends import Array, Held, Probe
 from p2psync.engine.description import Tensor
 from p2psync.engine.torch_graph import Graph, read, read_file
-from p2psync.errors import BackendUnavailableError, P2PSyncError, UnsupportedModelError
+from p2psync.errors import BackendUnavailableError, MemoryShortError, P2PSyncError, UnsupportedModelError
 
 HINT: Final = "pip install 'p2psync[torch]'"
 # Products of these sides keep a device busy for milliseconds.
@@ -169,7 +169,7 @@ class TorchSession:
         except P2PSyncError:
             raise
         except (MemoryError, library.OutOfMemoryError) as error:
-            raise UnsupportedModelError(f"torch {what}: it does not fit in memory: {_first_line(error)}") from error
+            raise memory.short(f"torch {what}", _first_line(error)) from error
         except Exception as error:
             raise UnsupportedModelError(
                 f"torch {library.__version__} {what}: {_first_line(error)}", hint="take another variant or backend"
@@ -183,7 +183,7 @@ def _library() -> Any:
     try:
         import torch
     except (ImportError, OSError) as error:
-        raise BackendUnavailableError(f"torch is not installed: {error}", hint=HINT) from error
+        raise memory.unloadable("torch", error, HINT) from error
     return torch
 
 
@@ -193,7 +193,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def _try_all(device: Any) -> tuple[frozenset[str], str]:
-    """Run one graph per precision. The first fault says why nothing runs, if nothing does."""
+    """Run one graph per precision. The first fault says why nothing runs, if nothing does.
+
+    Raises:
+        MemoryShortError: that says nothing about what would run with more.
+    """
     square = (32, 32)
     precisions: set[str] = set()
     fault = ""
@@ -209,6 +213,8 @@ def _try_all(device: Any) -> tuple[frozenset[str], str]:
             (answer,) = session.run({"x": ones, "y": ones})
             if (answer == square[1]).all():
                 precisions.add(precision)
+        except MemoryShortError:
+            raise
         except P2PSyncError as error:
             fault = fault or error.message
     return frozenset(precisions), "" if "float32" in precisions else fault or "it multiplies wrongly"

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psync import disk
-from p2psync.errors import BackendUnavailableError, StoreError, StoreFullError, StoreUnwritableError, UsageError
+from p2psync.engine import memory
+from p2psync.errors import StoreError, StoreFullError, StoreUnwritableError, UsageError
 from p2psync.limits import SHEET_FRAMES_MAX
 
 # libx264 where it was built in; MPEG-4 part 2 is in every build.
@@ -216,12 +217,12 @@ def library() -> Any:
     """The module ``av``.
 
     Raises:
-        BackendUnavailableError: it is not installed.
+        ModelError: it is not installed, or does not fit in memory.
     """
     try:
         import av
     except ImportError as error:
-        raise BackendUnavailableError(f"av is not installed: {error}", hint="pip install 'p2psync[engine]'") from error
+        raise memory.unloadable("av", error, "pip install 'p2psync[engine]'") from error
     return av
 
 

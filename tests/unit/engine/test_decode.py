@@ -1,5 +1,10 @@
 """Decoding passes caches on, keeps memory flat, and puts tiles together without seams."""
 
+import errno
+import resource
+import signal
+import tempfile
+
 import numpy as np
 import pytest
 
@@ -7,7 +12,7 @@ from p2psync.engine import decode
 from p2psync.engine.decode import Decoder
 from p2psync.engine.description import read_description
 from p2psync.engine.pipeline import open_pipeline
-from p2psync.errors import GenerationCancelledError
+from p2psync.errors import GenerationCancelledError, StoreFullError, StoreUnwritableError
 from tests.unit.engine.tiny_engine import CHANNELS, make_engine
 
 
@@ -97,6 +102,31 @@ def test_large_frames_are_tiled(pipeline, monkeypatch):
     assert asked == []
     list(pipeline.decode(latents(1, 64, 65)))
     assert len(asked) == 1
+
+
+def test_a_full_disk_is_told_before_tiles_are_made(pipeline):
+    """A mapped file without room behind it would end the process, so room is taken first."""
+    values = latents(9, 16, 16)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+    try:
+        with pytest.raises(StoreUnwritableError, match="File too large"):
+            next(pipeline.decode(values, tiled=True))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_no_place_for_tiles_has_a_name(pipeline, monkeypatch):
+    """Where temporary files cannot be made at all, or the disk is full, the error is that of a disk."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(StoreFullError):
+        next(pipeline.decode(latents(1, 16, 16), tiled=True))
 
 
 def test_cancel_while_decoding(pipeline):

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from p2psync.engine import memory
+from p2psync.errors import BackendUnavailableError, MemoryShortError
 
 
 @pytest.fixture
@@ -63,3 +64,39 @@ def test_peak_is_reset():
     assert int(done.stdout) > 30 << 20
     assert memory.anonymous_bytes() > 0
     assert len(memory.processor_flags()) > 5
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        MemoryError("Unable to allocate 9 GiB for an array"),
+        ImportError("numpy/random/_mt19937.so: failed to map segment from shared object"),
+        ImportError("libav.so: cannot allocate memory in static TLS block"),
+    ],
+)
+def test_refused_memory_is_one_error(refused):
+    """Whoever was refused it, a program learns that memory was short, and a person what to do."""
+    said = "the clip cannot be made: not enough memory"
+    with pytest.raises(MemoryShortError, match=said) as caught, memory.enough("the clip cannot be made"):
+        raise refused
+    assert str(refused) in caught.value.message
+    assert (caught.value.needed_bytes, caught.value.available_bytes) == (None, memory.available_bytes())
+    assert caught.value.hint
+    assert caught.value.__cause__ is refused
+
+
+def test_other_faults_keep_their_name():
+    """A module that is not there is no lack of memory."""
+    with pytest.raises(ImportError, match="No module"), memory.enough("the clip cannot be made"):
+        raise ImportError("No module named 'av'")
+    missing = memory.unloadable("av", ImportError("No module named 'av'"), "pip install")
+    assert isinstance(missing, BackendUnavailableError)
+    assert missing.message == "av is not installed: No module named 'av'"
+    assert missing.hint == "pip install"
+
+
+def test_a_library_that_does_not_fit_is_installed():
+    """Installing it again would not help."""
+    short = memory.unloadable("av", ImportError("av.so: failed to map segment from shared object"), "pip install")
+    assert isinstance(short, MemoryShortError)
+    assert short.message.startswith("av cannot be loaded: not enough memory (av.so")

@@ -111,6 +111,28 @@ def test_starts_with_last_good(place, versions, tmp_path):
         Serving(Pointers(tmp_path / "pointers")).start()
 
 
+def test_short_memory_does_not_move_the_pointers(place, versions, tmp_path, monkeypatch):
+    """Where the current engine did not fit, the last good one answers; with more memory the current one is back."""
+    one, two = versions
+    place.activate(one)
+    place.activate(two)
+    again = Serving(Pointers(tmp_path / "pointers"))
+    enough = Serving._proved
+
+    def short(self, target):
+        if target == two:
+            raise memory.short("low.onnx cannot be loaded")
+        return enough(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Serving, "_proved", short)
+        assert again.start() == one
+    again.close()
+    assert Pointers(tmp_path / "pointers").current() == two
+    assert again.start() == two
+    again.close()
+
+
 def test_no_request_is_lost(place, versions, monkeypatch):
     """While a version loads slowly, requests are answered by the old one; all are answered, and none waits a second."""
     one, two = versions
