@@ -110,6 +110,11 @@ JOURNAL_BYTES_MAX: Final = 8 * MIB
 JOURNAL_INTERVAL_S: Final = 0.25
 # Open files kept for serving.
 OPEN_FILES_MAX: Final = 256
+# Descriptors of a busy node: what the caps on open files and connections add up to, and of them its own: libraries,
+# index, journals, listeners. A process that may open fewer takes a share of each cap, and at least the last number.
+DESCRIPTORS_BUSY: Final = 1024
+DESCRIPTORS_OWN: Final = 32
+SHARE_MIN: Final = 4
 # `prune` leaves an interrupted pull alone for this long: it is likely to go on.
 PARTIAL_KEEP_S: Final = 7 * 86_400
 # Chunks that are being encoded at a time, each by a thread of its own: each holds itself, its base and what is made of

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NoReturn
 
+from p2psync import open_files
 from p2psync.cli.output import Output, told
 from p2psync.cli.parser import Invocation, parse, wants_json
 from p2psync.cli.stopping import EXIT_INTERRUPTED, Interrupted, Terminated, watch_termination
@@ -23,6 +24,7 @@ _RESUMABLE: Final = ("pull", "verify")
 def entry() -> NoReturn:
     """The program ``p2psync``."""
     watch_termination()
+    open_files.raise_limit()
     _leave(main(sys.argv[1:], os.environ))
 
 

@@ -104,7 +104,7 @@ def as_object(record: logging.LogRecord, held: int, *, verbose: bool) -> dict[st
     if held:
         told["suppressed"] = held
     if record.exc_info and record.exc_info[0]:
-        told["error"] = redacted(f"{record.exc_info[0].__name__}: {record.exc_info[1]}")
+        told["error"] = redacted(_fault(record))
         if verbose:
             told["traceback"] = redacted("".join(traceback.format_exception(*record.exc_info)))
     return told
@@ -113,9 +113,16 @@ def as_object(record: logging.LogRecord, held: int, *, verbose: bool) -> dict[st
 def as_text(record: logging.LogRecord, held: int, *, verbose: bool) -> Iterator[str]:
     """A record as lines for people."""
     more = f" ({held} more like this)" if held else ""
-    yield f"{record.levelname.lower()}: {record.name}: {redacted(record.getMessage())}{more}"
+    fault = f": {_fault(record)}" if record.exc_info and record.exc_info[0] else ""
+    first = f"{record.levelname.lower()}: {record.name}: {record.getMessage()}{fault}{more}"
+    yield redacted(" ".join(first.splitlines()))
     if verbose and record.exc_info and record.exc_info[0]:
         yield redacted("".join(traceback.format_exception(*record.exc_info)).rstrip())
+
+
+def _fault(record: logging.LogRecord) -> str:
+    kind, error, _ = record.exc_info or (None, None, None)
+    return f"{kind.__name__}: {error}" if kind else ""
 
 
 def _event_of(record: logging.LogRecord) -> str:

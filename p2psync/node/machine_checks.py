@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from p2psync.limits import CONNECTIONS_MAX, KIB, MEMORY_LOW_BYTES, OPEN_FILES_MAX
+from p2psync.limits import DESCRIPTORS_BUSY, KIB, MEMORY_LOW_BYTES, OPEN_FILES_MAX
 from p2psync.node.findings import Finding, failed, ok, warning
 
 PYTHON_MIN: Final = (3, 11)
@@ -107,7 +107,7 @@ def check_backends() -> Finding:
 def check_open_files() -> Finding:
     """Files and connections that a node keeps open, against what the process may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = OPEN_FILES_MAX + CONNECTIONS_MAX
+    needed = DESCRIPTORS_BUSY
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return ok("open files", "no limit" if soft == resource.RLIM_INFINITY else f"{soft} may be open")
     reachable = hard == resource.RLIM_INFINITY or hard >= needed

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from typing import ClassVar
+from weakref import WeakSet
 
+from p2psync import open_files
 from p2psync.limits import OPEN_FILES_MAX
 
 
@@ -22,10 +26,16 @@ class Kept:
 
 
 class Descriptors:
-    """At most ``kept_max`` idle files stay open; the one that was used longest ago goes first."""
+    """At most ``kept_max`` idle files stay open; the one that was used longest ago goes first.
+
+    Where this process can open no more, all that are idle are closed, of every instance.
+    """
+
+    _all: ClassVar[WeakSet[Descriptors]] = WeakSet()
 
     def __init__(self, kept_max: int = OPEN_FILES_MAX) -> None:
-        self._kept_max = kept_max
+        self._kept_max = open_files.share(kept_max)
+        self._all.add(self)
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, Kept] = OrderedDict()
 
@@ -35,6 +45,22 @@ class Descriptors:
         Raises:
             OSError: ``opener`` did.
         """
+        try:
+            return self._acquire(key, opener)
+        except OSError as error:
+            if error.errno not in {errno.EMFILE, errno.ENFILE}:
+                raise
+        for descriptors in tuple(self._all):
+            descriptors.close_idle()
+        return self._acquire(key, opener)
+
+    def close_idle(self) -> None:
+        """Close what nobody uses now; the next ``acquire`` opens it again."""
+        with self._lock:
+            for key in [key for key, kept in self._kept.items() if not kept.users]:
+                self._retire(self._kept.pop(key))
+
+    def _acquire(self, key: Hashable, opener: Callable[[], int]) -> Kept:
         with self._lock:
             kept = self._kept.get(key)
             if kept is None:

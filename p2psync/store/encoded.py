@@ -23,7 +23,7 @@ from p2psync.errors import NotFoundError, P2PSyncError
 from p2psync.limits import CHUNK_BYTES, PART_KEEP_S, PART_PROVED_BYTES_MAX
 from p2psync.manifest import Encoded, FormSet, FormsReader, Manifest, chunk_count
 from p2psync.store.descriptors import Descriptors
-from p2psync.store.home import READ_FLAGS, Home, Identity, disk_errors
+from p2psync.store.home import BUSY, READ_FLAGS, Home, Identity, disk_errors
 from p2psync.store.locate import Located
 from p2psync.store.manifests import Manifests
 
@@ -223,7 +223,11 @@ class EncodedPacks:
     # Giving out.
 
     def locate(self, digest: Digest) -> Located | None:
-        """Where an encoded chunk can be read."""
+        """Where an encoded chunk can be read.
+
+        Raises:
+            StoreError: this process can open no more.
+        """
         found = self._by_digest.get(digest)
         pack = self._packs.get(found[0]) if found is not None else None
         if found is None or pack is None:
@@ -231,7 +235,10 @@ class EncodedPacks:
         offset, length = pack.places[found[1]]
         try:
             kept = self.descriptors.acquire(("forms", pack.path), lambda: os.open(pack.path, READ_FLAGS))
-        except OSError:
+        except OSError as error:
+            if error.errno in BUSY:
+                with disk_errors(pack.path):
+                    raise
             return None
         located = Located(self.descriptors, kept, offset, length, partial(_intact, kept.fd, pack.identity))
         if located.intact():

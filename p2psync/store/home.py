@@ -19,7 +19,10 @@ from p2psync import disk
 from p2psync.content import Digest
 from p2psync.errors import DamagedError, P2PSyncError, StoreError, StoreFullError, StoreUnwritableError
 
+_OPEN_HINT = "let it open more: ulimit -n 1024, or LimitNOFILE=1024 in its unit"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# This process or this machine, not the file, is why it cannot be opened.
+BUSY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 _UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -177,7 +180,8 @@ def disk_errors(path: Path, *, needed_bytes: int = 0) -> Iterator[None]:
             ) from error
         if error.errno == errno.EIO:
             raise DamagedError(f"the disk cannot read or write {where}", hint="p2psync verify --repair") from error
-        raise StoreError(f"{where}: {error.strerror or error}") from error
+        hint = _OPEN_HINT if error.errno in {errno.EMFILE, errno.ENFILE} else None
+        raise StoreError(f"{where}: {error.strerror or error}", hint=hint) from error
 
 
 def full_error(path: Path, needed_bytes: int) -> StoreFullError:

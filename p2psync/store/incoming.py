@@ -22,7 +22,7 @@ from p2psync.limits import FREE_RESERVE_BYTES
 from p2psync.manifest import Chunk, Head, Manifest, Place
 from p2psync.store import linux
 from p2psync.store.descriptors import Descriptors
-from p2psync.store.home import Identity, disk_errors, free_bytes, full_error
+from p2psync.store.home import BUSY, Identity, disk_errors, free_bytes, full_error
 from p2psync.store.journal import Journal
 from p2psync.store.locate import Located
 from p2psync.store.opened import OpenHome
@@ -209,14 +209,21 @@ class Incoming:
                 raise
 
     def locate(self, digest: Digest) -> Located | None:
-        """Where a chunk that was proved here can be read."""
+        """Where a chunk that was proved here can be read.
+
+        Raises:
+            StoreError: this process can open no more.
+        """
         chunk = self._by_digest.get(digest)
         if chunk is None or not self.holds(chunk.index):
             return None
         place = self._partial.todo[chunk.index][0]
         try:
             kept = self._descriptors.acquire(place.file, partial(self._open, place.file))
-        except OSError:
+        except OSError as error:
+            if error.errno in BUSY:
+                with disk_errors(self._partial.folder):
+                    raise
             return None
         expected = Identity.of(os.fstat(kept.fd))[:3]
         # Other chunks of the file are being written, so only what would make it another file counts.

@@ -9,7 +9,6 @@ records the new identity under a lock, and whoever sees a difference looks once 
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import threading
@@ -23,7 +22,7 @@ from p2psync import disk
 from p2psync.content import Digest
 from p2psync.store.descriptors import Descriptors, Kept
 from p2psync.store.heads import Heads
-from p2psync.store.home import READ_FLAGS, Home, Identity
+from p2psync.store.home import BUSY, READ_FLAGS, Home, Identity, disk_errors
 from p2psync.store.index import FileRow, Index, InstallRow
 from p2psync.store.manifests import Manifests
 
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from p2psync.store.encoded import EncodedPacks
     from p2psync.store.incoming import Incoming
 
-# This process, not the file, is why it cannot be opened.
-_BUSY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 # Names that are changed under one hold of the lock.
 _BATCH = 64
 
@@ -67,15 +64,21 @@ class OpenHome:
         return self.folder(file.install) / file.path
 
     def borrow(self, file: FileRow) -> Kept | None:
-        """The open file, if it is the one that was proved; None, and withdrawn, if it is not. Release it later."""
+        """The open file, if it is the one that was proved; None, and withdrawn, if it is not. Release it later.
+
+        Raises:
+            StoreError: this process can open no more; that says nothing about the file.
+        """
         if file.id in self.withdrawn or not file.good:
             return None
         key = (file.id, file.identity.dev, file.identity.ino)
         try:
             kept = self.descriptors.acquire(key, lambda: os.open(self.path(file), READ_FLAGS))
         except OSError as error:
-            if error.errno not in _BUSY:
-                self.withdrawn.add(file.id)
+            if error.errno in BUSY:
+                with disk_errors(self.path(file)):
+                    raise
+            self.withdrawn.add(file.id)
             return None
         if self.still(file, kept.fd):
             return kept

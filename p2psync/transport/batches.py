@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from p2psync.content import Digest
+from p2psync.errors import StoreError
 from p2psync.limits import BATCH_BYTES_MAX, SERVE_PIECE_BYTES_MAX
 from p2psync.transport.frames import ABSENT, LATER, LENGTH
 from p2psync.transport.library import Library
@@ -70,12 +71,15 @@ def pieces(frames: Sequence[Frame]) -> Iterator[list[Frame]]:
 
 
 def gather(piece: Sequence[Frame], read: Callable[[Digest], bytes | None]) -> bytes | None:
-    """The bytes of some frames, or None where one of them is no longer what was said."""
+    """The bytes of some frames, or None where one of them is no longer what was said, or cannot be read now."""
     parts = []
     for digest, length in piece:
         parts.append(LENGTH.pack(length))
         if length not in (ABSENT, LATER):
-            data = read(digest)
+            try:
+                data = read(digest)
+            except StoreError:
+                return None
             if data is None or len(data) != length:
                 return None
             parts.append(data)

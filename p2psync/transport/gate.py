@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
+from p2psync import open_files
 from p2psync.errors import NetworkError
 from p2psync.limits import HTTP_HEAD_BYTES_MAX
 from p2psync.transport.meters import Meters
@@ -57,7 +58,7 @@ class Gate(web.Server):
 
         Args:
             handler: Answers a request.
-            connections_max: In all.
+            connections_max: In all. Fewer where this process may have fewer files open than a busy node has.
             per_address_max: Of one address.
             idle_s: How long a connection may ask nothing.
             meters: Told of connections that are refused.
@@ -76,7 +77,7 @@ class Gate(web.Server):
             max_field_size=HTTP_HEAD_BYTES_MAX // 2,
         )
         self._answer = handler
-        self._connections_max = connections_max
+        self._connections_max = open_files.share(connections_max)
         self._per_address_max = per_address_max
         self._lasting_path = lasting_path
         self._meters = meters or Meters()

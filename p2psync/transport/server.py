@@ -9,6 +9,7 @@ is complete, so nobody takes it for whole.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from aiohttp import web
 
 from p2psync import limits
 from p2psync.content import DIGEST_BYTES, Digest
-from p2psync.errors import InvalidReferenceError, MalformedError
+from p2psync.errors import InvalidReferenceError, MalformedError, StoreError
 from p2psync.manifest import Reference
 from p2psync.transport import batches
 from p2psync.transport.frames import decode_digests
@@ -36,6 +37,7 @@ from p2psync.transport.ranges import range_of
 from p2psync.transport.readers import ReaderWatch
 from p2psync.transport.sending import DiskThreads, Sender, address_of
 
+_LOG: Final = logging.getLogger(__name__)
 _HEAD: Final = re.compile(r"/v1/heads/([^?#%]+)/(?:tags/([^/?#%]+)|digests/([0-9a-f]{64}))")
 # A test holds this equal to p2psync.__version__: the package's front door leads to every room, so no room imports it.
 SOFTWARE: Final = "p2psync/0.1.0"
@@ -175,6 +177,10 @@ class Server:
                 return await self._post(request)
         except ConnectionError:
             return _plain(500, "the connection is gone")  # Nobody is there to read it.
+        except StoreError as error:
+            # It may be here all the same; nobody else learns what is wrong with this machine.
+            _LOG.warning("a request could not be answered: %s", error.message)
+            return _plain(503, "not now", **{"Retry-After": "1"})
         return _plain(405, "only GET and POST are answered", Allow="GET, POST")
 
     async def _put_off(self, request: web.BaseRequest, cost: float) -> web.Response | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from p2psync.limits import CONNECTIONS_MAX, MIB, OPEN_FILES_MAX
+from p2psync.limits import DESCRIPTORS_BUSY, MIB, OPEN_FILES_MAX
 from p2psync.node import machine_checks as machine
 from p2psync.node.findings import Finding, Outcome
 
@@ -92,7 +92,7 @@ def test_backends_by_metadata(distributions: Path) -> None:
 
 @pytest.mark.parametrize(
     ("soft", "expected"),
-    [(OPEN_FILES_MAX - 1, "failed"), (OPEN_FILES_MAX, "warning"), (OPEN_FILES_MAX + CONNECTIONS_MAX, "ok")],
+    [(OPEN_FILES_MAX - 1, "failed"), (OPEN_FILES_MAX, "warning"), (DESCRIPTORS_BUSY, "ok")],
 )
 def test_open_file_limit(soft: int, expected: str) -> None:
     """A child with a low limit says so, and what to set."""

@@ -1,5 +1,6 @@
 """Finding chunks: kept descriptors, identities, bit sets."""
 
+import errno
 import os
 import threading
 
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2psync.content import Digest
+from p2psync.errors import StoreError
 from p2psync.manifest import chunk_table
 from p2psync.store.descriptors import Descriptors
 from p2psync.store.index import pack_cut, pack_runs, unpack_cut, unpack_runs
@@ -119,6 +121,60 @@ def test_descriptor_in_use_is_not_closed(tmp_path):
     kept.release(other)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(other.fd)
+
+
+def test_a_process_that_can_open_no_more_closes_what_is_idle(tmp_path):
+    """Of every instance, and nothing that is in use. Where that does not help the error is the system's."""
+    paths = [tmp_path / str(number) for number in range(3)]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    one, other = Descriptors(), Descriptors()
+    used = one.acquire(0, lambda: os.open(paths[0], os.O_RDONLY))
+    idle = other.acquire(1, lambda: os.open(paths[1], os.O_RDONLY))
+    other.release(idle)
+    tries = []
+
+    def opens_the_second_time():
+        tries.append(1)
+        if len(tries) == 1:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return os.open(paths[2], os.O_RDONLY)
+
+    late = one.acquire(2, opens_the_second_time)
+    assert os.pread(late.fd, 1, 0) == b"2"
+    assert os.pread(used.fd, 1, 0) == b"0"
+    assert idle.dropped
+
+    def never_opens():
+        tries.append(1)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    tries.clear()
+    with pytest.raises(OSError, match="Too many open files"):
+        one.acquire(3, never_opens)
+    assert len(tries) == 2
+    one.release(used)
+    one.release(late)
+    one.close()
+    other.close()
+
+
+def test_a_file_that_cannot_be_opened_now_stays_proved(seed, model, monkeypatch):
+    """No descriptors are no damage: the reader learns that it is this process, and later the file is given out."""
+    version = publish(seed, model)
+    chunk = next(iter(chunk_table(manifest_of(seed, version))))
+
+    def full(path, *_, **__):
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", full)
+        with pytest.raises(StoreError, match="Too many open files") as caught:
+            seed.locate(chunk.digest)
+    assert "ulimit -n" in caught.value.hint
+    located = seed.locate(chunk.digest)
+    assert Digest.of(located.read()) == chunk.digest
+    located.release()
 
 
 @given(st.sets(st.integers(0, 300)))

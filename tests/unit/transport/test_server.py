@@ -14,7 +14,7 @@ import pytest
 
 import p2psync
 from p2psync.content import Digest
-from p2psync.errors import NetworkError
+from p2psync.errors import NetworkError, StoreError
 from p2psync.limits import BATCH_BYTES_MAX, CHUNK_BYTES, HEAD_BYTES_MAX, KIB
 from p2psync.transport import BufferPool, Server, SourceKind, connect
 from tests.library import FolderLibrary, Version, make_version
@@ -115,6 +115,49 @@ async def test_batch_answers_what_is_here_and_what_is_not(tmp_path: Path) -> Non
         _, body = await ask(url, post("/v1/chunks", [unknown, *(chunk.digest for chunk in asked), unknown]))
         frames = b"".join(struct.pack("<I", chunk.length) + version.bytes_of(chunk) for chunk in asked)
         assert body == struct.pack("<I", ABSENT) + frames + struct.pack("<I", ABSENT)
+
+
+async def test_what_cannot_be_read_now_is_asked_again_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that cannot answer is no store without it: 503, and nothing of this machine's paths."""
+    async with serving(tmp_path, [CHUNK_BYTES]) as (_, url, library, version):
+        (chunk,) = version.chunks
+
+        def refuse(*_: object) -> None:
+            raise StoreError("/srv/secret: Too many open files")
+
+        with monkeypatch.context() as patch:
+            for call in ("locate", "node"):
+                patch.setattr(library, call, refuse)
+            for request in (
+                get(f"/v1/chunks/{chunk.digest.hex()}"),
+                get(f"/v1/nodes/{version.root.hex()}"),
+                post("/v1/chunks", [chunk.digest]),
+                post("/v1/nodes", [version.root]),
+            ):
+                head, body = await ask(url, request)
+                assert head.startswith(b"HTTP/1.1 503 ")
+                assert b"Retry-After: 1" in head
+                assert body == b"not now\n"
+        head, body = await ask(url, get(f"/v1/chunks/{chunk.digest.hex()}"))
+        assert body == version.bytes_of(chunk)
+
+
+async def test_what_cannot_be_read_any_more_breaks_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lengths of a batch were said, and then the store cannot answer: the connection ends, and no second head comes."""
+    async with serving(tmp_path, [KIB]) as (_, url, library, version):
+        (chunk,) = version.chunks
+        locate, calls = library.locate, []
+
+        def once(digest: Digest) -> object:
+            calls.append(digest)
+            if len(calls) > 1:
+                raise StoreError("Too many open files")
+            return locate(digest)
+
+        monkeypatch.setattr(library, "locate", once)
+        head, body = await ask(url, post("/v1/chunks", [chunk.digest]))
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert body == b""
 
 
 async def test_nodes_beyond_the_cap_come_later(tmp_path: Path) -> None:
