@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NoReturn
 
-from p2psync import open_files
 from p2psync.cli.output import Output, told
 from p2psync.cli.parser import Invocation, parse, wants_json
 from p2psync.cli.stopping import EXIT_INTERRUPTED, Interrupted, Terminated, watch_termination
@@ -24,7 +23,6 @@ _RESUMABLE: Final = ("pull", "verify")
 def entry() -> NoReturn:
     """The program ``p2psync``."""
     watch_termination()
-    open_files.raise_limit()
     _leave(main(sys.argv[1:], os.environ))
 
 
@@ -82,6 +80,9 @@ def _run(invocation: Invocation, out: Output) -> int:
     if verb is None:
         out.line(invocation.text)
         return 0
+    from p2psync.open_files import raise_limit
+
+    raise_limit()
     module, _, function = verb.run.partition(":")
     code: int = getattr(importlib.import_module(f"p2psync.cli.{module}"), function)(invocation.options, out)
     return code

@@ -1,8 +1,7 @@
 """Decoding passes caches on, keeps memory flat, and puts tiles together without seams."""
 
 import errno
-import resource
-import signal
+import io
 import tempfile
 
 import numpy as np
@@ -104,28 +103,33 @@ def test_large_frames_are_tiled(pipeline, monkeypatch):
     assert len(asked) == 1
 
 
-def test_a_full_disk_is_told_before_tiles_are_made(pipeline):
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.ENOSPC, StoreFullError), (errno.EFBIG, StoreUnwritableError)], ids=["full", "limited"]
+)
+def test_a_full_disk_is_told_before_tiles_are_made(pipeline, monkeypatch, number, kind):
     """A mapped file without room behind it would end the process, so room is taken first."""
-    values = latents(9, 16, 16)
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
-    try:
-        with pytest.raises(StoreUnwritableError, match="File too large"):
-            next(pipeline.decode(values, tiled=True))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        signal.signal(signal.SIGXFSZ, before)
+    written = []
+
+    class Full(io.BytesIO):
+        def write(self, data):
+            written.append(len(data))
+            raise OSError(number, "no room")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", Full)
+    monkeypatch.setattr(Decoder, "_add_tile", lambda *_: pytest.fail("a tile was made"))
+    with pytest.raises(kind):
+        next(pipeline.decode(latents(9, 16, 16), tiled=True))
+    assert len(written) == 1
 
 
 def test_no_place_for_tiles_has_a_name(pipeline, monkeypatch):
-    """Where temporary files cannot be made at all, or the disk is full, the error is that of a disk."""
+    """Where temporary files cannot be made at all the error is that of a disk."""
 
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def refuse(*_, **__):
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
 
-    monkeypatch.setattr(tempfile, "TemporaryFile", full)
-    with pytest.raises(StoreFullError):
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(StoreUnwritableError):
         next(pipeline.decode(latents(1, 16, 16), tiled=True))
 
 

@@ -153,6 +153,15 @@ def test_a_process_that_can_open_no_more_closes_what_is_idle(tmp_path):
     with pytest.raises(OSError, match="Too many open files"):
         one.acquire(3, never_opens)
     assert len(tries) == 2
+
+    def refused():
+        tries.append(1)
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    tries.clear()
+    with pytest.raises(PermissionError):
+        one.acquire(4, refused)
+    assert len(tries) == 1
     one.release(used)
     one.release(late)
     one.close()
