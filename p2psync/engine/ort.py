@@ -42,6 +42,9 @@ _DTYPES: Final = {
 _HEAVY: Final = frozenset(
     {"MatMul", "Gemm", "Conv", "MultiHeadAttention", "Attention", "FusedMatMul", "MatMulInteger", "QLinearConv"}
 )
+# A product and its bias as one Gemm: on CUDA the bias is first written out as large as the result, which was a quarter
+# of the time of a transformer block.
+_AS_GEMM: Final = "MatMulAddFusion"
 # What it logs as an error it also raises, and then we say it.
 _FATAL_ONLY: Final = 4
 # What says in an exception of the library, or of the compiler's, that memory or the room for a thread was refused.
@@ -165,7 +168,8 @@ def _load(model: str | bytes, providers: Sequence[str], *, packed: bool, threads
         options.add_session_config_entry("session.x64quantprecision", "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     with _loading(library, model):
-        session = library.InferenceSession(model, options, providers=list(providers))
+        left_out = [_AS_GEMM] if providers[0] == _CUDA else None
+        session = library.InferenceSession(model, options, providers=list(providers), disabled_optimizers=left_out)
     session.disable_fallback()
     _check_placement(session, providers[0])
     return session

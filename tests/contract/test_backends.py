@@ -154,7 +154,7 @@ def test_listed_is_not_usable(monkeypatch):
 
     real = onnxruntime.InferenceSession
 
-    def falls_back(model, options, providers):
+    def falls_back(model, options, providers, **_):
         return real(model, options, providers=["CPUExecutionProvider"])
 
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]

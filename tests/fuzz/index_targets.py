@@ -98,7 +98,8 @@ def _replace(path: Path, value: bytes) -> None:
     table, column = _COLUMNS[value[0] % len(_COLUMNS)]
     kind, rest = value[1:2] or b"\x00", value[2:]
     shown = (rest, rest.decode("latin-1"), int.from_bytes(rest[:7], "little"), len(rest) / 3)[kind[0] % 4]
-    with suppress(sqlite3.Error):
+    # Of a garbled schema the library cannot even say what is wrong with it.
+    with suppress(sqlite3.Error, UnicodeDecodeError):
         db = sqlite3.connect(path)
         try:
             with db:

@@ -82,7 +82,9 @@ def test_imports_nothing_heavy():
 
 def test_interrupt_between_steps(engine, tmp_path):
     """SIGINT ends a run within a step, leaves no output, and the log says so."""
-    process = start(RUN, engine, tmp_path / "clip.mp4", 1000)
+    # It sleeps in its first step, so that it cannot have ended before the signal comes.
+    waiting = RUN.replace("flush=True)", "flush=True)\n    what == 'step' and done == 1 and time.sleep(60)", 1)
+    process = start("import time" + waiting, engine, tmp_path / "clip.mp4", 1000)
     assert process.stdout.readline().startswith("step 1 ")
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)

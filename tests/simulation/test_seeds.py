@@ -33,6 +33,7 @@ def test_what_once_went_wrong_in_small_sites_goes_right(seed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("first", range(50, 2050, 50))
 def test_everybody_converges_in_many_more(first):
     """The same, two thousand times, one in five a large site."""

@@ -15,7 +15,7 @@ import pytest
 from p2psync.errors import P2PSyncError, RemoteProtocolError, SourceTimeoutError, SourceUnreachableError
 from p2psync.limits import HTTP_HEAD_BYTES_MAX
 from p2psync.transport.endpoint import parse_endpoint
-from p2psync.transport.plain import PlainClient
+from p2psync.transport.plain import PlainClient, _Line
 from p2psync.transport.source import Timeouts, Wire
 
 SOON = Timeouts(connect_s=1.0, response_s=0.3, rate_min_bytes_per_s=1000.0, window_s=0.3)
@@ -148,6 +148,23 @@ async def test_wrong_answer_ends_in_its_error(
     async with client_of(Scripted(script)) as client:
         with pytest.raises(error):
             await client.get("a", 5)
+
+
+async def test_an_ended_connection_is_not_read_on() -> None:
+    """Reading on at its end gives nothing at once, for ever, and no deadline would be looked at."""
+
+    class Ended(asyncio.StreamReader):
+        reads = 0
+
+        async def read(self, n: int = -1) -> bytes:
+            self.reads += 1
+            assert self.reads == 1, "an ended connection was read again"
+            return b""
+
+    reader = Ended()
+    line = _Line("http://x", SOON, Wire(), reader, None)  # type: ignore[arg-type]
+    with pytest.raises(SourceUnreachableError, match="ended the answer to a early"):
+        await line.body("a", 5)
 
 
 async def test_range_must_be_the_one_that_was_asked() -> None:
