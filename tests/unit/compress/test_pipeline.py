@@ -63,7 +63,7 @@ def test_text(pipeline, tmp_path):
 
 @pytest.mark.slow
 def test_decoder_streams(pipeline, tmp_path):
-    """Chunk by chunk with caches, two graphs over one weights file make the decoder's frames, of -1..1, to 1e-5."""
+    """Chunk by chunk with caches, two graphs over one weights file make the decoder's frames, of -1..1, to 2e-5."""
     first, following = trace_decoder(pipeline.vae)
     made = {"first.onnx": forms.portable(first), "next.onnx": forms.portable(following)}
     write_part(str(tmp_path), "decode.safetensors", made)
@@ -84,7 +84,7 @@ def test_decoder_streams(pipeline, tmp_path):
             pieces.append(frame)
         assert [piece.shape[2] for piece in pieces] == [1] + [4] * (frames - 1)
         assert all(cache.shape[2] == 2 for cache in caches)
-        assert np.abs(np.concatenate(pieces, 2) - right).max() < 1e-5
+        assert np.abs(np.concatenate(pieces, 2) - right).max() < 2e-5
 
 
 def test_shards_are_read(pipeline, checkpoint):
