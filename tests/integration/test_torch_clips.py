@@ -9,7 +9,8 @@ import pytest
 import environment
 from p2psync.engine.backends import backend
 from p2psync.engine.pipeline import open_pipeline
-from p2psync.engine.probe import check, probe_of, read_probe, record_at
+from p2psync.engine.probe import check, probe_of, read_probe
+from tests.unit.engine.tiny_engine import with_probe
 
 torch = pytest.importorskip("torch", reason="torch is not installed (extra torch)")
 pytest.importorskip("onnxruntime")
@@ -54,15 +55,14 @@ def exported(tmp_path_factory):
     """The engine of half precision, made of the bundle, with its golden probe."""
     pytest.importorskip("diffusers")
     pytest.importorskip("onnxscript")
-    from p2psync.compress.build import Options, build
+    from p2psync.compress.build import build
     from p2psync.compress.recipe import read_recipe
 
     os.environ["HF_HUB_OFFLINE"] = "1"
     root = tmp_path_factory.mktemp("exported")
     (root / "recipe.toml").write_text(RECIPE)
-    recipe = read_recipe(str(root / "recipe.toml"))
-    build(str(BUNDLE), str(root / "engines"), recipe, tell=lambda _line: None, options=Options(probe=record_at))
-    return root / "engines" / "fp16"
+    build(str(BUNDLE), str(root / "engines"), read_recipe(str(root / "recipe.toml")), tell=lambda _line: None)
+    return with_probe(root / "engines" / "fp16")
 
 
 def outputs_of(path, feeds, name):
