@@ -61,6 +61,26 @@ def write(path: Path, results: Path, exit_code: int) -> None:
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 
+def failed(path: Path) -> list[str]:
+    """The tests that failed according to a record, as pytest takes them."""
+    if not path.exists():
+        return []
+    names = [one["test"] for one in json.loads(path.read_text())["not_passed"] if one["end"] in ("failed", "errors")]
+    return [f"{file}.py::{test}" for file, _, test in (name.partition("::") for name in names)]
+
+
+def write_again(path: Path, results: Path, exit_code: int) -> None:
+    """Write beside a record what came out when its failures were run again."""
+    record = json.loads(path.read_text())
+    counts = summary(read(results), exit_code)
+    record["again"] = {
+        **{name: value for name, value in counts.items() if name != "slowest"},
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
+        "commit": _git("rev-parse", "HEAD"),
+    }
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
 def summary(cases: list[Case], exit_code: int) -> dict[str, Any]:
     """Counts of how the tests ended, their seconds, the slowest of them, and those that did not pass."""
     ends = Counter(case.end for case in cases)

@@ -48,3 +48,18 @@ def test_record_names_commit_and_machine(tmp_path: Path) -> None:
     assert record["machine"]["cores"] >= 1
     assert record["date"].endswith("Z")
     assert isinstance(record["commit"], str)
+
+
+def test_what_failed_runs_again_beside_its_record(tmp_path: Path) -> None:
+    """What failed is named as pytest takes it; how it ended later stands apart from how it ended then."""
+    record, results = tmp_path / "full-tests.json", tmp_path / "results.xml"
+    assert run_record.failed(record) == []
+    results.write_text(RESULTS)
+    run_record.write(record, results, 1)
+    assert run_record.failed(record) == ["tests/unit/a.py::test_two[x]", "tests/unit/b.py::test_four"]
+    results.write_text('<testsuite><testcase classname="tests.unit.a" name="test_two[x]" time="1.0"/></testsuite>')
+    run_record.write_again(record, results, 0)
+    kept = json.loads(record.read_text())
+    assert (kept["failed"], kept["exit_code"]) == (1, 1)
+    assert kept["again"].items() >= {"tests": 1, "passed": 1, "failed": 0, "exit_code": 0}.items()
+    assert isinstance(kept["again"]["commit"], str)
