@@ -169,7 +169,10 @@ def _load(model: str | bytes, providers: Sequence[str], *, packed: bool, threads
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     with _loading(library, model):
         left_out = [_AS_GEMM] if providers[0] == _CUDA else None
-        session = library.InferenceSession(model, options, providers=list(providers), disabled_optimizers=left_out)
+        # Its own way back to the processor prints on standard output, where programs read ours.
+        session = library.InferenceSession(
+            model, options, providers=list(providers), disabled_optimizers=left_out, enable_fallback=0
+        )
     session.disable_fallback()
     _check_placement(session, providers[0])
     return session

@@ -113,6 +113,11 @@ def run(job: Job, *, on_event: OnEvent | None = None, cancel: Cancel | None = No
         ModelError: nothing runs it, or it failed.
     """
     check_name(job.out)
+    with memory.enough("the clip cannot be made"):
+        return _run(job, on_event, cancel)
+
+
+def _run(job: Job, on_event: OnEvent | None, cancel: Cancel | None) -> Clip:
     choice = choose(job.among, variant=job.variant, backend=job.backend)
     described = read_description(choice.candidate.directory)
     making = _Making(job, choice, described, settle(described, job.wish), on_event, cancel)

@@ -124,7 +124,8 @@ class _Sink:
 class Mp4:
     """An mp4 that is written frame by frame into an open file. Height and width are even.
 
-    Every method raises the OSError by which the disk refused what was written until then.
+    Every method raises the OSError by which the disk refused what was written until then, and ``add`` and ``finish``
+    MemoryShortError where the encoder got no memory.
     """
 
     def __init__(self, file: IO[bytes], *, height_px: int, width_px: int, fps: int) -> None:
@@ -140,14 +141,22 @@ class Mp4:
         """Append frames, uint8 of shape [frames, height, width, 3]."""
         for frame in frames:
             picture = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            self._container.mux(self._stream.encode(picture))
+            self._encode(picture)
             self._sink.check()
 
     def finish(self) -> None:
         """Write what the encoder still holds, and the index."""
-        self._container.mux(self._stream.encode(None))
+        self._encode(None)
         self._container.close()
         self._sink.check()
+
+    def _encode(self, picture: Any) -> None:
+        try:
+            packets = self._stream.encode(picture)
+        except self._av.error.ExternalError as error:
+            # An encoder that takes these frames elsewhere; why it does not it says to the log alone.
+            raise memory.short(f"{self.codec} encodes nothing", str(error)) from error
+        self._container.mux(packets)
 
 
 class Sheet:
@@ -232,6 +241,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # Of the second a file says nothing; it is the encoder, that got no thread.
+        if error.errno in {errno.ENOMEM, errno.EAGAIN}:
+            raise memory.short(f"{path.name} cannot be written", os.strerror(error.errno)) from error
         raise disk_error(path, error) from error
 
 

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import re
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2psync.engine.video import Mp4, Outgoing, Sheet, check_name, disk_error, png
-from p2psync.errors import StoreFullError, StoreUnwritableError, UsageError
+from p2psync.engine.video import Mp4, Outgoing, Sheet, check_name, disk_error, png, writing
+from p2psync.errors import MemoryShortError, StoreFullError, StoreUnwritableError, UsageError
 
 
 def frames(count, height=32, width=48):
@@ -150,3 +151,27 @@ def test_only_mp4(tmp_path):
         with pytest.raises(UsageError) as caught:
             check_name(tmp_path / name)
         assert ".mp4" in caught.value.hint
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EAGAIN], ids=["no memory", "no thread"])
+def test_memory_that_is_short_is_no_fault_of_the_disk(tmp_path, number):
+    """An encoder that gets no memory, or no thread, says so by the numbers of a file."""
+    said = r"clip\.mp4 cannot be written: not enough memory"
+    with pytest.raises(MemoryShortError, match=said) as caught, writing(tmp_path / "clip.mp4"):
+        raise OSError(number, "no")
+    assert "smaller" in caught.value.hint
+
+
+def test_an_encoder_that_fails_has_a_name(tmp_path, monkeypatch):
+    """It takes these frames elsewhere; here it got no memory, and says no more than that it failed."""
+    with (tmp_path / "clip.mp4").open("wb") as file:
+        movie = Mp4(file, height_px=32, width_px=32, fps=8)
+
+        def fails(_):
+            raise av.error.ExternalError(1, "Generic error in an external library")
+
+        monkeypatch.setattr(movie, "_stream", SimpleNamespace(encode=fails))
+        with pytest.raises(MemoryShortError, match="encodes nothing: not enough memory"):
+            movie.add(np.zeros((1, 32, 32, 3), np.uint8))
+        with pytest.raises(MemoryShortError, match="encodes nothing"):
+            movie.finish()
