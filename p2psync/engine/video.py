@@ -30,6 +30,7 @@ from p2psync.limits import SHEET_FRAMES_MAX
 _CODECS: Final = ("libx264", "mpeg4")
 _QUALITY: Final = {"libx264": {"crf": "16", "preset": "medium"}, "mpeg4": {"qscale": "3"}}
 _PART: Final = ".part"
+_TRIES: Final = 3
 _ABANDONED: Final = re.compile(rf"\..+\.(?:mp4|png)\.[0-9a-f]{{8}}{re.escape(_PART)}", re.DOTALL)
 _SHEET_COLUMNS: Final = 4
 _SHEET_SIDE_PX: Final = 256
@@ -39,30 +40,39 @@ Pixels = NDArray[np.uint8]
 
 
 class Outgoing:
-    """A file that appears under its name only when it is whole. Left without ``keep()``, nothing stays."""
+    """A file that appears under its name only when it is whole. Left without ``keep()``, nothing stays.
+
+    It is held until it has its name: what nobody holds another run takes for abandoned.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
+        self._settled = False
         with writing(path):
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-            self.file: BinaryIO = disk.create(self._part, 0o666)
-            disk.hold(self.file.fileno())
+            for tries_left in reversed(range(_TRIES)):
+                self._part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
+                self.file: BinaryIO = disk.create(self._part, 0o666)
+                # Between the two another run may have taken it for abandoned. Some file systems can hold nothing.
+                if (disk.hold(self.file.fileno()) and self._part.exists()) or not tries_left:
+                    break
+                self.__exit__(None, None, None)
 
     def settle(self) -> None:
         """Make its bytes durable; it has no name yet."""
         with writing(self.path):
             self.file.flush()
             disk.sync(self.file.fileno())
-            self.file.close()
+        self._settled = True
 
     def keep(self) -> None:
         """Make it durable and give it its name."""
         with writing(self.path):
-            if not self.file.closed:
+            if not self._settled:
                 self.settle()
             disk.replace(self._part, self.path)
+            self.file.close()
             # A folder that may be written and not read holds the file all the same.
             with suppress(PermissionError):
                 disk.sync_folder(self.path.parent)

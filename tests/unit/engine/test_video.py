@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2psync.engine.video import Mp4, Outgoing, Sheet, check_name, disk_error, png, writing
+from p2psync import disk
+from p2psync.engine.video import Mp4, Outgoing, Sheet, check_name, disk_error, png, remove_parts, writing
 from p2psync.errors import MemoryShortError, StoreFullError, StoreUnwritableError, UsageError
 
 
@@ -175,3 +176,43 @@ def test_an_encoder_that_fails_has_a_name(tmp_path, monkeypatch):
             movie.add(np.zeros((1, 32, 32, 3), np.uint8))
         with pytest.raises(MemoryShortError, match="encodes nothing"):
             movie.finish()
+
+
+def test_what_is_settled_is_not_abandoned(tmp_path):
+    """Another run that tidies up between the last byte and the name of a clip leaves it alone."""
+    with Outgoing(tmp_path / "clip.mp4") as out:
+        out.file.write(b"whole")
+        out.settle()
+        remove_parts(tmp_path)
+        out.keep()
+    assert (tmp_path / "clip.mp4").read_bytes() == b"whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_what_was_taken_for_abandoned_is_begun_again(tmp_path, monkeypatch, lost):
+    """A run that tidies up may come between a new file and its hold; the file is then made once more."""
+    hold, calls = disk.hold, []
+
+    def late(fd):
+        calls.append(fd)
+        if len(calls) <= lost:
+            (part,) = tmp_path.glob(".clip.mp4.*")
+            part.unlink()
+        return hold(fd)
+
+    monkeypatch.setattr(disk, "hold", late)
+    with Outgoing(tmp_path / "clip.mp4") as out:
+        out.file.write(b"whole")
+        out.keep()
+    assert len(calls) == lost + 1
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_where_nothing_can_be_held_a_clip_is_written(tmp_path, monkeypatch):
+    """Some file systems know no locks."""
+    monkeypatch.setattr(disk, "hold", lambda _: False)
+    with Outgoing(tmp_path / "clip.mp4") as out:
+        out.file.write(b"whole")
+        out.keep()
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
