@@ -135,9 +135,11 @@ def test_complete_peer_spares_the_outside_link(shop: Shop, tmp_path: Path) -> No
 
 def test_two_sources_of_one_kind_share_the_work(shop: Shop, tmp_path: Path) -> None:
     """Two peers that have everything are both asked, and no chunk is asked twice while both deliver."""
-    near, far = shop.node(tmp_path / "near"), shop.node(tmp_path / "far")
-    near.pull("acme/model", "--from", shop.seed.url)
-    with near.serve("--upload-limit", "6M") as one, Relay(shop.seed.url) as other:
+    near, next_door, far = (shop.node(tmp_path / name) for name in ("near", "next door", "far"))
+    for node in (near, next_door):
+        node.pull("acme/model", "--from", shop.seed.url)
+    # Both are slow enough that neither has given everything before the other is asked.
+    with near.serve("--upload-limit", "4M") as one, next_door.serve("--upload-limit", "4M") as other:
         result = far.pull("acme/model", "--peer", one.address, "--peer", other.address)
     assert sum(source["bytes"] > 0 for source in result["sources"]) == 2
     assert_equal_files(result["path"], shop.folder)
