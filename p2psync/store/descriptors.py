@@ -35,9 +35,9 @@ class Descriptors:
 
     def __init__(self, kept_max: int = OPEN_FILES_MAX) -> None:
         self._kept_max = open_files.share(kept_max)
-        self._all.add(self)
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, Kept] = OrderedDict()
+        self._all.add(self)
 
     def acquire(self, key: Hashable, opener: Callable[[], int]) -> Kept:
         """The open file ``key``, opened by ``opener`` if it is not. Call ``release`` when done.
